@@ -1,0 +1,246 @@
+"""Frozen dataclasses to canonical msgpack and back: one value, one encoding.
+
+A message is the array ``[kind, version, *fields]`` in field order: no map, so no key order to agree on. Nested
+dataclasses are arrays of their fields, without kind. Integers past 64 bits ride in one extension type. ``decode``
+checks every bound, builds the value, encodes it again and compares; what differs is refused. There are no floats.
+
+Bounds are written where the field is: ``Annotated[bytes, Size(32, 32)]``, ``Annotated[int, Range(0, 100)]``. A field
+without a bound gets the narrow default below. This module knows no message; each family registers its own.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from enum import StrEnum
+from functools import cache
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgpack
+
+from p2p.errors import MalformedMessage, UnknownMessage
+
+MAX_MESSAGE = 256 * 1024  # a control message; streams of chunks pass their own, larger limit
+MAX_INT = 2**256 - 1
+_BIG = 1  # msgpack extension: unsigned integer past 64 bits, big-endian, no leading zero
+
+_KINDS: dict[tuple[str, int], type] = {}
+_WIRE: dict[type, tuple[str, int]] = {}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Bounds, both included, on the length of bytes, of a text in UTF-8 bytes, or of a tuple."""
+
+    least: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bounds of an integer, both included."""
+
+    least: int
+    most: int
+
+
+Hash = Annotated[bytes, Size(32, 32)]
+JobId = Annotated[bytes, Size(32, 32)]
+Signature = Annotated[bytes, Size(65, 65)]
+Wei = Annotated[int, Range(0, MAX_INT)]
+U32 = Annotated[int, Range(0, 2**32 - 1)]
+U64 = Annotated[int, Range(0, 2**64 - 1)]
+Name = Annotated[str, Size(1, 96)]
+
+_DEFAULT: dict[type, Size | Range] = {
+    int: Range(0, MAX_INT),
+    bytes: Size(0, 64),
+    str: Size(0, 256),
+    tuple: Size(0, 256),
+}
+
+
+def message(kind: str, version: int) -> Callable[[type[T]], type[T]]:
+    """Give a frozen dataclass its name on the wire. A new layout takes a new version.
+
+    Raises ValueError at import when the kind and version are taken.
+    """
+
+    def register(cls: type[T]) -> type[T]:
+        if _KINDS.setdefault((kind, version), cls) is not cls:
+            raise ValueError(f"{kind} v{version} is taken by {_KINDS[kind, version].__name__}")
+        _WIRE[cls] = (kind, version)
+        return cls
+
+    return register
+
+
+def wire_name(cls: type) -> tuple[str, int]:
+    """The kind and version of a registered message class."""
+    return _WIRE[cls]
+
+
+def registered() -> dict[tuple[str, int], type]:
+    """Every message known to this process, by kind and version."""
+    return dict(_KINDS)
+
+
+def encode(value: Any) -> bytes:
+    """The one encoding of a registered message. Raises ValueError when the value breaks its own bounds (our bug)."""
+    kind, version = _WIRE[type(value)]
+    try:
+        return _pack([kind, version, *_lower(type(value), value)])
+    except MalformedMessage as exc:
+        raise ValueError(f"{kind} v{version}: {exc}") from exc
+
+
+def decode(data: bytes, limit: int = MAX_MESSAGE) -> Any:
+    """The message in ``data``.
+
+    Raises MalformedMessage for every input that is not the canonical encoding of a message within its bounds, and
+    UnknownMessage for a well-formed head with a kind or version that is not known here. Nothing else.
+    """
+    if len(data) > limit:
+        raise MalformedMessage(f"{len(data)} bytes, more than {limit}")
+    raw = _unpack(data)
+    if type(raw) is not tuple or len(raw) < 2 or type(raw[0]) is not str or type(raw[1]) is not int:
+        raise MalformedMessage("no message head")
+    cls = _KINDS.get((raw[0], raw[1]))
+    if cls is None:
+        raise UnknownMessage(raw[0][:64], raw[1])
+    value = _raise(cls, raw[2:], raw[0])
+    if encode(value) != data:
+        raise MalformedMessage(f"{raw[0]} v{raw[1]} is not canonical")
+    return value
+
+
+def decode_as(cls: type[T], data: bytes, limit: int = MAX_MESSAGE) -> T:
+    """Like ``decode``, and MalformedMessage when the message is of another class."""
+    value = decode(data, limit)
+    if type(value) is not cls:
+        raise MalformedMessage(f"{type(value).__name__} where {cls.__name__} belongs")
+    return value
+
+
+def _pack(raw: Any) -> bytes:
+    packed: bytes = msgpack.packb(raw, use_bin_type=True)
+    return packed
+
+
+def _unpack(data: bytes) -> Any:
+    try:
+        return msgpack.unpackb(data, ext_hook=_unpack_big, use_list=False, raw=False, strict_map_key=True)
+    except MalformedMessage:
+        raise
+    except Exception as exc:  # msgpack raises many types on hostile input, RecursionError-like ones included
+        raise MalformedMessage(f"undecodable: {type(exc).__name__}") from exc
+
+
+def _unpack_big(code: int, data: bytes) -> int:
+    if code != _BIG or not 9 <= len(data) <= 32:
+        raise MalformedMessage(f"extension {code} of {len(data)} bytes")
+    return int.from_bytes(data, "big")
+
+
+@cache
+def _plan(cls: type) -> tuple[tuple[str, Any], ...]:
+    hints = get_type_hints(cls, include_extras=True)
+    return tuple((f.name, hints[f.name]) for f in fields(cls))
+
+
+def _lower(cls: type, value: Any) -> list[Any]:
+    """Fields of a dataclass as plain msgpack values, each checked against its annotation."""
+    return [_check(hint, getattr(value, name), f"{cls.__name__}.{name}", lowering=True) for name, hint in _plan(cls)]
+
+
+def _raise(cls: type, raw: Any, where: str) -> Any:
+    plan = _plan(cls)
+    if type(raw) is not tuple or len(raw) != len(plan):
+        raise MalformedMessage(f"{where}: wrong number of fields")
+    values = [
+        _check(hint, item, f"{where}.{name}", lowering=False) for (name, hint), item in zip(plan, raw, strict=True)
+    ]
+    try:
+        return cls(*values)
+    except ValueError as exc:  # a class may check what its annotations cannot say
+        raise MalformedMessage(f"{where}: {exc}") from exc
+
+
+def _check(hint: Any, item: Any, where: str, *, lowering: bool, bound: Size | Range | None = None) -> Any:
+    origin = get_origin(hint)
+    if origin is Annotated:
+        inner, *marks = get_args(hint)
+        own = next((m for m in marks if isinstance(m, Size | Range)), None)
+        return _check(inner, item, where, lowering=lowering, bound=bound or own)
+    if hasattr(hint, "__supertype__"):
+        return _check(hint.__supertype__, item, where, lowering=lowering, bound=bound)
+    if origin in (Union, types.UnionType):
+        return _check_optional(hint, item, where, lowering, bound)
+    if origin is tuple:
+        return _check_tuple(get_args(hint), item, where, lowering, bound)
+    if is_dataclass(hint) and isinstance(hint, type):
+        if not lowering:
+            return _raise(hint, item, where)
+        if type(item) is not hint:
+            raise MalformedMessage(f"{where}: not a {hint.__name__}")
+        return _lower(hint, item)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return _check_enum(hint, item, where, lowering)
+    return _check_plain(hint, item, where, lowering, bound)
+
+
+def _check_optional(hint: Any, item: Any, where: str, lowering: bool, bound: Size | Range | None) -> Any:
+    inner = [a for a in get_args(hint) if a is not type(None)]
+    if len(inner) != 1:
+        raise ValueError(f"{where}: only `X | None` is supported")
+    return None if item is None else _check(inner[0], item, where, lowering=lowering, bound=bound)
+
+
+def _check_tuple(args: tuple[Any, ...], item: Any, where: str, lowering: bool, bound: Size | Range | None) -> Any:
+    if type(item) is not tuple:
+        raise MalformedMessage(f"{where}: not an array")
+    if len(args) == 2 and args[1] is Ellipsis:
+        _check_bound(len(item), bound or _DEFAULT[tuple], where)
+        hints = [args[0]] * len(item)
+    else:
+        hints = list(args)
+        if len(item) != len(hints):
+            raise MalformedMessage(f"{where}: {len(item)} items where {len(hints)} belong")
+    checked = [_check(h, i, where, lowering=lowering) for h, i in zip(hints, item, strict=True)]
+    return checked if lowering else tuple(checked)
+
+
+def _check_enum(hint: type[StrEnum], item: Any, where: str, lowering: bool) -> Any:
+    try:
+        member = hint(item)
+    except ValueError as exc:
+        raise MalformedMessage(f"{where}: not one of {[m.value for m in hint]}") from exc
+    return member.value if lowering else member
+
+
+def _check_plain(hint: Any, item: Any, where: str, lowering: bool, bound: Size | Range | None) -> Any:
+    if hint not in (int, bytes, str, bool):
+        raise ValueError(f"{where}: {hint!r} has no encoding")
+    if type(item) is not hint:
+        raise MalformedMessage(f"{where}: {type(item).__name__} where {hint.__name__} belongs")
+    if hint is bool:
+        return item
+    if hint is str:
+        try:
+            measure = len(item.encode())
+        except UnicodeEncodeError as exc:
+            raise MalformedMessage(f"{where}: no text") from exc
+    else:
+        measure = item if hint is int else len(item)
+    _check_bound(measure, bound or _DEFAULT[hint], where)
+    if lowering and hint is int and item >= 2**64:
+        return msgpack.ExtType(_BIG, item.to_bytes((item.bit_length() + 7) // 8, "big"))
+    return item
+
+
+def _check_bound(measure: int, bound: Size | Range, where: str) -> None:
+    if not bound.least <= measure <= bound.most:
+        raise MalformedMessage(f"{where}: {measure} outside {bound.least}..{bound.most}")
