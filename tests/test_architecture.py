@@ -1,0 +1,114 @@
+"""The import rules of docs/architecture.md, as a test: direction, purity, length."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BELOW: dict[str, set[str]] = {
+    "p2p": set(),
+    "compute": {"p2p"},
+    "ledger": {"p2p"},
+    "market": {"p2p", "compute", "ledger"},
+}
+PURE = {
+    "p2p": "errors codec peer envelope framing admission scores transport",
+    "compute": "spec capability digest trace catalog messages",
+    "ledger": "money ticket sender recipient account broker conservation",
+    "market": "offer book bid quote auction job jobwire protocol session receipt reputation refusal prefilter scoring",
+}
+OUTSIDE = (
+    "trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess "
+    "time random secrets logging structlog os pathlib asyncio threading"
+).split()
+# The seams name trio's types (channels, contexts) and are async by nature; they do nothing.
+SEAMS = {"p2p/transport.py"}
+MAX_FILE = 400
+MAX_FUNCTION = 40
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package in BELOW:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield package, path
+
+
+def is_pure(package: str, path: Path) -> bool:
+    first = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+    return first in PURE[package].split()
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_imports_point_downwards() -> None:
+    wrong = []
+    for package, path in modules():
+        for name in set(imported(ast.parse(path.read_text()))):
+            top = name.split(".")[0]
+            if top in ("node", "tests", "benchmarks") or (
+                top in BELOW and top != package and top not in BELOW[package]
+            ):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+def test_the_core_is_pure() -> None:
+    wrong = []
+    for package, path in modules():
+        name = path.relative_to(ROOT).as_posix()
+        if not is_pure(package, path) or name in SEAMS:
+            continue
+        tree = ast.parse(path.read_text())
+        for used in set(imported(tree)):
+            parts = used.split(".")
+            if parts[0] in OUTSIDE:
+                wrong.append(f"{name} touches {used}")
+            if len(parts) == 2 and parts[0] in BELOW and (ROOT / parts[0] / parts[1]).with_suffix(".py").exists():
+                if parts[1] not in PURE[parts[0]].split():
+                    wrong.append(f"{name} is pure and imports {used}, which is not")
+        if any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree)):
+            wrong.append(f"{name} is async")
+    assert wrong == []
+
+
+def test_every_name_in_the_list_of_pure_modules_exists() -> None:
+    missing = [
+        f"{package}/{name}"
+        for package, names in PURE.items()
+        for name in names.split()
+        if not (ROOT / package / f"{name}.py").exists() and not (ROOT / package / name).is_dir()
+    ]
+    assert missing == []
+
+
+def test_files_and_functions_stay_readable() -> None:
+    long = []
+    for path in [ROOT / "node.py", *(path for _, path in modules())]:
+        text = path.read_text()
+        if text.count("\n") > MAX_FILE:
+            long.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                doc = (ast.get_docstring(node, clean=False) or "").count("\n")
+                assert node.end_lineno is not None
+                if node.end_lineno - node.body[0].lineno + 1 - doc > MAX_FUNCTION:
+                    long.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert long == []
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        str(path.relative_to(ROOT)) for _, path in modules() if not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == []
