@@ -1,0 +1,167 @@
+"""Config: what an operator may set, from flags > environment ``PASAR_*`` > TOML file > defaults.
+
+Constants of the protocol are not settings; they live in the module that enforces them. Every field is checked here,
+before anything listens, and a wrong one is ``Misconfigured`` with one clear line. Knows no role's inside.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from multiaddr import Multiaddr
+from platformdirs import user_config_path, user_data_path
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from ledger.money import MAX_WEI, parse_wei
+from p2p.errors import MalformedMessage, Misconfigured, PasarError
+from p2p.peer import parse_address, parse_peer
+
+Role = Literal["orchestrator", "gateway", "bootstrap"]
+DEFAULT_PRICE = 2_000_000  # wei per million units: a 64 x 64 picture of 20 guided steps costs about 328 000 wei
+NETWORK_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+
+
+def _listing(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _checked(check: Callable[[str], Any]) -> Callable[[Any], Any]:
+    def run(value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                check(value)
+            except (PasarError, ValueError) as exc:
+                raise ValueError(str(exc)) from exc
+        return value
+
+    return run
+
+
+def _multiaddr(text: str) -> str:
+    try:
+        Multiaddr(text)
+    except Exception as exc:  # multiaddr raises many kinds of its own
+        raise ValueError(f"{text!r} is no multiaddr; one looks like /ip4/127.0.0.1/tcp/4701") from exc
+    if "/tcp/" not in text:
+        raise ValueError(f"{text!r} names no tcp port; one looks like /ip4/127.0.0.1/tcp/4701")
+    return text
+
+
+def _bootstrap(text: str) -> str:
+    _multiaddr(text)
+    if "/p2p/" not in text:
+        raise ValueError(
+            f"{text!r} names no peer; take the address from the bootstrap's READY line, ending in /p2p/16U.."
+        )
+    parse_peer(text.rsplit("/p2p/", 1)[1])
+    return text
+
+
+def _network(text: str) -> str:
+    if not NETWORK_NAME.fullmatch(text):
+        raise ValueError("a network's name has 1 to 32 of a-z 0-9 . - and starts with a letter or digit")
+    return text
+
+
+def _http(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"{text!r} is no HOST:PORT")
+    return text
+
+
+def _rpc(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError(f"{text!r} is no http(s) URL of a JSON-RPC endpoint")
+    return text
+
+
+def _price(value: Any) -> Any:
+    return parse_wei(value) if isinstance(value, str) else value
+
+
+class Config(BaseSettings):
+    """Everything one node is told. Frozen; at most 20 fields."""
+
+    model_config = SettingsConfigDict(env_prefix="PASAR_", frozen=True, extra="forbid")
+
+    data_dir: Path | None = None
+    home: Path = Field(default_factory=lambda: user_data_path("pasar"))
+    network: Annotated[str, AfterValidator(_network)] = "main"
+    listen: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()
+    announce: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()
+    bootstrap: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()
+    local_port: int = Field(default=4701, ge=1, le=65534)
+    rpc: Annotated[str | None, AfterValidator(_checked(_rpc))] = None
+    broker: Annotated[str | None, AfterValidator(_checked(parse_address))] = None
+    http: Annotated[str | None, AfterValidator(_checked(_http))] = None
+    price: Annotated[int, BeforeValidator(_price), Field(ge=0, le=MAX_WEI)] = DEFAULT_PRICE
+    slots: int = Field(default=1, ge=1, le=64)
+    threads: int = Field(default=0, ge=0, le=256)
+    models: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_listing)] = ()
+    passphrase_file: Path | None = None
+    log_json: bool = False
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls, user_config_path("pasar") / "pasar.toml")
+        return init_settings, env_settings, toml
+
+    @property
+    def local_bootstrap(self) -> bool:
+        """Whether this node looks for the market of this machine instead of a named bootstrap."""
+        return not self.bootstrap
+
+    @property
+    def chain_port(self) -> int:
+        """Where the development chain of this machine answers: the port after the local bootstrap's."""
+        return self.local_port + 1
+
+
+def load_config(**flags: Any) -> Config:
+    """The config of this process. Flags that are None count as not given. Raises Misconfigured."""
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    try:
+        config = Config(**given)
+        for addr in (*config.listen, *config.announce):
+            _multiaddr(addr)
+        for addr in config.bootstrap:
+            _bootstrap(addr)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise Misconfigured(f"{name.replace('_', '-')}: {first['msg'].removeprefix('Value error, ')}") from exc
+    except (ValueError, MalformedMessage) as exc:
+        raise Misconfigured(str(exc)) from exc
+    if config.http and config.http.rpartition(":")[0].strip("[]") not in LOOPBACK_HOSTS:
+        raise Misconfigured(f"http: {config.http} is not on loopback; the gateway's face is served on loopback only")
+    return config
+
+
+def passphrase_of(config: Config) -> str:
+    """The keystore's passphrase: first line of the passphrase file, else none. Raises Misconfigured."""
+    if config.passphrase_file is None:
+        return ""
+    try:
+        with config.passphrase_file.open() as file:
+            return file.readline(1024).rstrip("\n")
+    except OSError as exc:
+        raise Misconfigured(f"passphrase-file: cannot read {config.passphrase_file}: {exc.strerror}") from exc
