@@ -1,0 +1,77 @@
+"""The seam between the market and whatever runs jobs: ``Machine``, and the values that cross it.
+
+The market sees a Machine only; a Worker (a child process with a device) is one, a no-op for benchmarks is another.
+Knows no process, no socket and no model library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from compute.capability import Capability, Dtype
+from compute.spec import Artifact, JobSpec
+from compute.trace import TraceLeaf
+from p2p.errors import Unavailable
+
+
+class WorkerLost(Unavailable):
+    """The worker ended in the middle of a job, or could not start. Another machine may still do the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One finished step: ``step`` of ``steps``, and how long the rest will take."""
+
+    step: int
+    steps: int
+    eta_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What a finished job left. ``trace_root`` commits to every latent; ``run_ms`` counts neither queue nor loading."""
+
+    artifacts: tuple[Artifact, ...]
+    trace_root: bytes
+    dtype: Dtype
+    load_ms: int
+    run_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """How far a re-run lies from what was committed: the largest difference in billionths, the relative one in ppm."""
+
+    max_diff_nano: int
+    relative_ppm: int
+
+
+class Machine(Protocol):
+    """Runs jobs, one result for one job id: the same id with the same spec gives the same result, not a second run."""
+
+    @property
+    def slots(self) -> int:
+        """How many jobs run at the same time."""
+        ...
+
+    @property
+    def queue_depth(self) -> int:
+        """Jobs accepted and not finished, the running ones included."""
+        ...
+
+    def capability(self) -> Capability:
+        """What runs here now; a model that still loads says ``warm=False``."""
+        ...
+
+    async def generate(self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None]) -> JobResult:
+        """Run one job. Raises Refused for a spec that cannot run here, WorkerLost when the machine dies.
+
+        Cancelling the caller's scope ends the work within one step.
+        """
+        ...
+
+    async def open_trace(self, job_id: bytes, indexes: Sequence[int]) -> tuple[TraceLeaf, ...]:
+        """The leaves of a finished job's trace. Raises Refused ``NO_TRACE`` when it is not kept, WorkerLost."""
+        ...
