@@ -50,6 +50,14 @@ class PeerAddrs:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerChange:
+    """A connection with ``peer`` came up, or the last one with it went down."""
+
+    peer: PeerId
+    connected: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """One gossiped message as it reached us: who passed it on (not who wrote it), and its bytes."""
 
@@ -93,8 +101,14 @@ class Network(Protocol):
     def connected(self) -> frozenset[PeerId]: ...
     async def connect(self, target: PeerAddrs) -> None: ...
     async def open(self, peer: PeerId, protocol: str) -> Stream: ...
-    def serve(self, protocol: str, acceptor: Acceptor) -> None: ...
+    def serve(self, protocol: str, acceptor: Acceptor) -> None:
+        """Give every inbound stream of ``protocol`` to ``acceptor``; it is closed when ``acceptor`` returns."""
+        ...
+
     async def disconnect(self, peer: PeerId) -> None: ...
+    def subscribe_peers(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerChange]]:
+        """Connections as they come and go, from now on."""
+        ...
 
 
 class Gossip(Protocol):
