@@ -1,0 +1,51 @@
+"""py-libp2p 0.8.1, made fit to meet strangers: every patch over the library, and the guard of a host.
+
+    install()                       once in a process, before the first host is made
+    install_guard(host, on_fault)   once for each host, before it runs
+    evict_dial_cache(host, peer)    before a dial that somebody asked for
+
+The patches stand in ``PATCHES`` with what each of them cures; docs/adr/0003 tells how each was found. Nothing outside
+this package touches a private name of the library. It knows no offer, no protocol of ours, and no configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from p2p.hardening import dialing, guard, inbound, receiving, sending
+from p2p.hardening.dialing import evict_dial_cache
+from p2p.hardening.guard import install_guard
+from p2p.hardening.pinned import Patch, check_grounds, check_version
+from p2p.hardening.quiet import Throttle, quieten
+
+__all__ = ["PATCHES", "evict_dial_cache", "install", "install_guard", "installed"]
+
+PATCHES: dict[str, Patch] = {
+    patch.name: patch for module in (dialing, inbound, sending, receiving, guard) for patch in module.PATCHES
+}
+_installed: dict[str, Patch] = {}
+_throttle: list[Throttle] = []
+
+
+def install(*, without: Collection[str] = ()) -> None:
+    """Put every patch in, once; a second call adds what the first left out, and nothing twice.
+
+    Raises Misconfigured, before anything is changed, when the installed library is not the one the patches were written
+    for. ``without`` is for the tests, which show what each patch prevents.
+    """
+    unknown = set(without) - set(PATCHES)
+    if unknown:
+        raise ValueError(f"no such patch: {', '.join(sorted(unknown))}")
+    if not _throttle:  # checked once only: afterwards the functions are ours
+        check_version()
+        check_grounds(PATCHES.values())
+        _throttle.append(quieten())
+    for name, patch in PATCHES.items():
+        if name not in without and name not in _installed:
+            patch.apply()
+            _installed[name] = patch
+
+
+def installed() -> frozenset[str]:
+    """The names of the patches that are in."""
+    return frozenset(_installed)

@@ -1,0 +1,74 @@
+"""Inbound connections: a slot is given back when its connection ends, and a doorkeeper may refuse before the handshake.
+
+Knows no rate and no address range; who is let in is the doorkeeper's to say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from libp2p.abc import IMuxedConn
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.swarm import Swarm
+
+from p2p.hardening.pinned import Ground, Patch
+
+log = logging.getLogger(__name__)
+
+Doorkeeper = Callable[[str], bool]
+DOORKEEPER = "pasar_doorkeeper"  # the attribute of a swarm that holds its doorkeeper
+GOODBYE = 5.0  # seconds that a closing connection has to send its last frame
+_stock_inbound = Swarm._do_handle_inbound_connection
+
+
+async def _serve_inbound(swarm: Any, raw: Any, maddr: Any, failure: Any) -> None:
+    """Serve one inbound connection until it is closed.
+
+    The caller holds one of the swarm's inbound slots for as long as this runs, and closes the socket after it. Stock
+    runs until the *swarm* ends, so that 250 connections in a node's life are all that it ever accepts.
+    """
+    if isinstance(raw, IMuxedConn):  # QUIC and its like come multiplexed; no host here listens on them
+        await _stock_inbound(swarm, raw, maddr, failure)
+        return
+    if not await _admitted(swarm, raw):
+        return
+    try:
+        muxed = await swarm.upgrade_inbound_raw_conn(RawConnection(raw, False), maddr)
+    except Exception as exc:  # a stranger's handshake may fail in any way, in four libraries; it is refused, no more
+        log.debug("inbound handshake failed: %s", type(exc).__name__)
+        return
+    for conn in swarm.get_connections(muxed.peer_id):
+        if conn.muxed_conn is muxed:
+            await conn.event_closed.wait()
+            with trio.move_on_after(GOODBYE):
+                await muxed.event_closed.wait()
+
+
+async def _admitted(swarm: Any, raw: Any) -> bool:
+    remote = swarm._build_remote_multiaddr(raw)
+    if remote is not None and not await swarm.connection_gate.is_allowed(remote):
+        return False
+    doorkeeper: Doorkeeper | None = getattr(swarm, DOORKEEPER, None)
+    address = raw.get_remote_address()
+    return doorkeeper is None or address is None or doorkeeper(address[0])
+
+
+def _inbound_slots() -> None:
+    Swarm._do_handle_inbound_connection = _serve_inbound
+
+
+PATCHES = (
+    Patch(
+        "inbound-slots",
+        "deaf after 250 inbound connections",
+        (
+            Ground(Swarm, "_do_handle_inbound_connection", "c22fdfd5289f671c"),
+            Ground(Swarm, "_handle_inbound_connection", "0800fdf9770ed8e6"),
+            Ground(Swarm, "upgrade_inbound_raw_conn", "e24c4285f494767a"),
+        ),
+        _inbound_slots,
+    ),
+)
