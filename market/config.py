@@ -64,7 +64,10 @@ def _bootstrap(text: str) -> str:
         raise ValueError(
             f"{text!r} names no peer; take the address from the bootstrap's READY line, ending in /p2p/16U.."
         )
-    parse_peer(text.rsplit("/p2p/", 1)[1])
+    try:
+        parse_peer(text.rsplit("/p2p/", 1)[1])
+    except MalformedMessage as exc:
+        raise ValueError(f"{text!r} ends in no peer id: {exc}") from exc
     return text
 
 

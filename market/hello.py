@@ -16,6 +16,7 @@ import structlog
 from ledger.money import Settlement
 from p2p.codec import U64, Size, message
 from p2p.errors import MalformedMessage, Refused, Unavailable
+from p2p.peer import peer_text
 from p2p.stream import MessageStream
 
 log = structlog.get_logger(__name__)
@@ -60,7 +61,7 @@ class Greeter:
             raise Refused("OTHER_NETWORK", f"the peer is on {hello.network!r}, we are on {self.network!r}")
         drift = hello.wall_ms - int(self.wall_time() * 1000)
         if abs(drift) > CLOCK_WARNING_MS:
-            log.warning("a peer's clock differs", peer=stream.peer_text, seconds=drift // 1000)
+            log.warning("a peer's clock differs", peer=peer_text(stream.peer), seconds=drift // 1000)
         return hello
 
     async def greet(self, stream: MessageStream) -> Hello:
