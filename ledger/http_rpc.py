@@ -16,8 +16,6 @@ import trio
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
-XX
-
 MAX_BODY = 1024 * 1024
 MAX_HEAD = 16 * 1024
 MAX_CONNECTIONS = 128
