@@ -1,0 +1,170 @@
+"""Reputation: what one gateway measured of each seller itself. Never taken from claims, and it decays.
+
+Shares are in parts per million and start from a prior of 0.8 on five jobs. Faults ban, twice as long each time.
+Pure: ``now`` is milliseconds of a steady clock; knows no offer and no price.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from market.offer import MAX_SPEED, Load
+from market.scoring import PRIOR_PPM, View
+from p2p.peer import PeerId
+
+MILLION = 10**6
+PRIOR_JOBS = 5
+NEWCOMER_JOBS = 5  # whoever has fewer measured jobs is a newcomer
+REFUSED_MS = 2000
+HALF_LIFE_MS = 7 * 24 * 3600 * 1000
+BAN_MS = 10 * 60 * 1000
+MAX_BAN_MS = 24 * 3600 * 1000
+MAX_SELLERS = 20_000
+MAX_MODELS_MEASURED = 64
+_SCALE = 1024  # decayed counts are kept in parts of a job
+
+
+@dataclass(slots=True)
+class Record:
+    """One seller. ``jobs`` and ``delivered`` decay by half in a week; ``measured`` counts jobs and only grows."""
+
+    jobs: int = 0
+    delivered: int = 0
+    measured: int = 0
+    faults: int = 0
+    late_ms: int = 0
+    halved_at: int = 0
+    banned_until: int = 0
+    refused_until: int = 0
+    speeds: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
+
+    @property
+    def newcomer(self) -> bool:
+        return self.measured < NEWCOMER_JOBS
+
+    @property
+    def delivered_ppm(self) -> int:
+        """Delivered share in parts per million, rounded down, the prior counted in."""
+        weight = PRIOR_JOBS * _SCALE
+        return (PRIOR_PPM * weight + MILLION * self.delivered) // (weight + self.jobs)
+
+    def decay(self, now: int) -> None:
+        while now - self.halved_at >= HALF_LIFE_MS:
+            self.jobs, self.delivered = self.jobs // 2, self.delivered // 2
+            self.faults = max(0, self.faults - 1)
+            self.halved_at = now if not self.jobs and not self.faults else self.halved_at + HALF_LIFE_MS
+
+
+class Reputation:
+    """At most ``capacity`` sellers; the one untouched for longest is forgotten first, a banned one last."""
+
+    def __init__(self, capacity: int = MAX_SELLERS) -> None:
+        self.capacity = capacity
+        self._records: OrderedDict[PeerId, Record] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def delivered(
+        self, seller: PeerId, now: int, *, model: bytes = b"", units: int = 0, run_ms: int = 0, late_ms: int = 0
+    ) -> None:
+        """A result whose digest checked. ``run_ms`` is the time of the work itself, without queue and transfer."""
+        record = self._touch(seller, now)
+        record.jobs += _SCALE
+        record.delivered += _SCALE
+        record.measured += 1
+        record.late_ms += (max(0, late_ms) - record.late_ms) // 4
+        if units and run_ms > 0:
+            fresh = min(MAX_SPEED, units * 1000 // run_ms)
+            known = record.speeds.pop(model, fresh)
+            record.speeds[model] = max(1, known + (fresh - known) // 4)
+            if len(record.speeds) > MAX_MODELS_MEASURED:
+                record.speeds.popitem(last=False)
+
+    def failed(self, seller: PeerId, now: int) -> None:
+        """An award that came to nothing: not delivered, or past its time."""
+        record = self._touch(seller, now)
+        record.jobs += _SCALE
+        record.measured += 1
+
+    def fault(self, seller: PeerId, now: int, *, proof: bool = False) -> None:
+        """A rule broken, which bans: ten minutes, doubled with each fault, a day at most, and at once with proof."""
+        record = self._touch(seller, now)
+        record.jobs += _SCALE
+        record.faults += 1
+        doubled = BAN_MS << min(record.faults - 1, 16)
+        ban = MAX_BAN_MS if proof else min(MAX_BAN_MS, doubled)
+        record.banned_until = max(record.banned_until, now + ban)
+
+    def refused(self, seller: PeerId, now: int) -> None:
+        """It had no place; no fault. It is not asked again for two seconds, or until a newer Load."""
+        self._touch(seller, now).refused_until = now + REFUSED_MS
+
+    def load_arrived(self, seller: PeerId) -> None:
+        """A newer Load says more than an old refusal."""
+        record = self._records.get(seller)
+        if record is not None:
+            record.refused_until = 0
+
+    def of(self, seller: PeerId, now: int) -> Record:
+        """What is known of a seller now; a fresh record for a stranger, not kept."""
+        record = self._records.get(seller)
+        if record is None:
+            return Record(halved_at=now)
+        record.decay(now)
+        return record
+
+    def view(
+        self,
+        seller: PeerId,
+        now: int,
+        *,
+        load: Load | None = None,
+        exposure_wei: int | None = None,
+        rtt_ms: int | None = None,
+    ) -> View:
+        """The seller as an auction sees it: this measure, joined with what others of our parts know of it."""
+        record = self.of(seller, now)
+        return View(
+            newcomer=record.newcomer,
+            banned=now < record.banned_until,
+            refused_lately=now < record.refused_until,
+            delivered_ppm=record.delivered_ppm,
+            speeds=dict(record.speeds),
+            late_ms=record.late_ms,
+            load=load,
+            exposure_wei=exposure_wei,
+            rtt_ms=rtt_ms,
+        )
+
+    def views(
+        self,
+        now: int,
+        *,
+        loads: Mapping[PeerId, Load] | None = None,
+        exposures: Mapping[PeerId, int] | None = None,
+        rtts: Mapping[PeerId, int] | None = None,
+    ) -> dict[PeerId, View]:
+        """A View of every seller about whom anything is known, for the prefilter."""
+        loads, exposures, rtts = loads or {}, exposures or {}, rtts or {}
+        known = {*self._records, *loads, *exposures, *rtts}
+        return {
+            peer: self.view(peer, now, load=loads.get(peer), exposure_wei=exposures.get(peer), rtt_ms=rtts.get(peer))
+            for peer in known
+        }
+
+    def _touch(self, seller: PeerId, now: int) -> Record:
+        record = self._records.get(seller)
+        if record is None:
+            if len(self._records) >= self.capacity:
+                self._forget(now)
+            record = self._records[seller] = Record(halved_at=now)
+        self._records.move_to_end(seller)
+        record.decay(now)
+        return record
+
+    def _forget(self, now: int) -> None:
+        free = (peer for peer, record in self._records.items() if record.banned_until <= now)
+        del self._records[next(free, next(iter(self._records)))]
