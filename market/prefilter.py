@@ -135,10 +135,10 @@ class _Sieve:
         return Matched(self.terms, known, self.eligible, excluded, tuple(self.candidates), cheapest, self.waiting)
 
     def _met(self) -> Iterator[tuple[Posting, View]]:
-        for seller, view in self.views.items():
+        for seller in self.views:
             posting = self.book.posting(seller, self.shape.pipeline)
             if posting is not None and posting.offer.settlement == self.terms.settlement:
-                yield posting, view
+                yield posting, self.views[seller]
 
     def _static(self, profile: Profile) -> Rule | None:
         return unfit(self.shape, profile.max_side, profile.max_steps, profile.quality, profile.strength)
@@ -251,4 +251,4 @@ class _Sieve:
         price = posting.offer.price_of(self.shape)
         waited = self.terms.deadline_ms if finish is None else finish
         worth = score(price, self.terms.time_wei, waited, view.delivered_ppm)
-        return Candidate(posting, price, finish, worth, view.newcomer, view.rtt_ms)
+        return Candidate(posting, price, finish, worth, view.newcomer, view.delivered_ppm, view.late_ms, view.rtt_ms)

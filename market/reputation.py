@@ -7,7 +7,7 @@ Pure: ``now`` is milliseconds of a steady clock; knows no offer and no price.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from market.offer import MAX_SPEED, Load
@@ -146,14 +146,13 @@ class Reputation:
         loads: Mapping[PeerId, Load] | None = None,
         exposures: Mapping[PeerId, int] | None = None,
         rtts: Mapping[PeerId, int] | None = None,
-    ) -> dict[PeerId, View]:
-        """A View of every seller about whom anything is known, for the prefilter."""
-        loads, exposures, rtts = loads or {}, exposures or {}, rtts or {}
-        known = {*self._records, *loads, *exposures, *rtts}
-        return {
-            peer: self.view(peer, now, load=loads.get(peer), exposure_wei=exposures.get(peer), rtt_ms=rtts.get(peer))
-            for peer in known
-        }
+    ) -> Views:
+        """Every seller about whom anything is known, for the prefilter. Made to be used at once, not kept."""
+        return Views(self, now, loads or {}, exposures or {}, rtts or {})
+
+    def sellers(self) -> Set[PeerId]:
+        """Everybody with a record."""
+        return self._records.keys()
 
     def _touch(self, seller: PeerId, now: int) -> Record:
         record = self._records.get(seller)
@@ -168,3 +167,39 @@ class Reputation:
     def _forget(self, now: int) -> None:
         free = (peer for peer, record in self._records.items() if record.banned_until <= now)
         del self._records[next(free, next(iter(self._records)))]
+
+
+class Views(Mapping[PeerId, View]):
+    """A View per known seller, built when it is looked at: an auction looks at those who offer its model alone."""
+
+    def __init__(
+        self,
+        reputation: Reputation,
+        now: int,
+        loads: Mapping[PeerId, Load],
+        exposures: Mapping[PeerId, int],
+        rtts: Mapping[PeerId, int],
+    ) -> None:
+        self._reputation, self._now = reputation, now
+        self._loads, self._exposures, self._rtts = loads, exposures, rtts
+        self._known = {*reputation.sellers(), *loads, *exposures, *rtts}
+
+    def __getitem__(self, seller: PeerId) -> View:
+        if seller not in self._known:
+            raise KeyError(seller)
+        return self._reputation.view(
+            seller,
+            self._now,
+            load=self._loads.get(seller),
+            exposure_wei=self._exposures.get(seller),
+            rtt_ms=self._rtts.get(seller),
+        )
+
+    def __contains__(self, seller: object) -> bool:
+        return seller in self._known
+
+    def __iter__(self) -> Iterator[PeerId]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)

@@ -62,6 +62,8 @@ class Candidate:
     finish_ms: int | None
     score: int
     newcomer: bool
+    delivered_ppm: int
+    late_ms: int
     rtt_ms: int | None
 
     @property
