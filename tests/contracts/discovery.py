@@ -12,7 +12,7 @@ from p2p.transport import Discovery, Network, PeerAddrs
 async def found(seeker: Discovery, key: bytes) -> tuple[PeerAddrs, ...]:
     """Ask until there is an answer: records take a moment to spread."""
     with trio.fail_after(30):
-        while not (answer := await seeker.find(key)):
+        while not (answer := await seeker.find(key)):  # noqa: ASYNC110 - nothing tells when
             await trio.sleep(0.2)
     return answer
 

@@ -1,0 +1,271 @@
+"""The real network: one hardened py-libp2p host, TCP + noise + yamux only.
+
+    host = Host(identity, ("/ip4/0.0.0.0/tcp/4001",))
+    await nursery.start(host.run)         # started means listening
+    await host.connect(PeerAddrs(...))
+    stream = await host.open(peer, "/pasar/job/1")
+
+One connection per peer: the newest wins; of two that crossed, the one dialled by the lower peer id. Everything a peer
+can make us hold is bounded here or in ``p2p/hardening``. What is wrong with a peer is Unavailable, what is wrong with
+our own settings Misconfigured. Knows no message.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import AbstractAsyncContextManager, ExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+import trio
+from libp2p import new_host
+from libp2p.crypto.secp256k1 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as Noise
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from multiaddr import Multiaddr
+
+from p2p import hardening
+from p2p.addresses import MAX_ADDRS, listen_parts, reachable_addrs, usable_addrs
+from p2p.admission import RateLimit
+from p2p.connections import Connections, Doorkeeper
+from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable
+from p2p.inbox import Inboxes
+from p2p.limits import PortClaim
+from p2p.netstream import HostStream, far_end, library_id, peer_id
+from p2p.peer import PeerId, peer_of, peer_text
+from p2p.scores import Fault, Scores
+from p2p.transport import Acceptor, PeerAddrs, PeerChange, Stream
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+DIAL_TIMEOUT = 10.0
+OPEN_TIMEOUT = 10.0
+CLOSE_TIMEOUT = 5.0
+MAX_STREAMS = 64
+LIBRARY_STREAMS = 32  # identify, gossip and the DHT come on top
+MAX_CONNECTIONS = 1000
+STREAMS_PER_SECOND, STREAMS_BURST = 50.0, 200.0
+
+log = structlog.get_logger(__name__)
+
+
+class Keyholder(Protocol):
+    """Whoever has the node's key; see ``p2p.identity``."""
+
+    @property
+    def peer(self) -> PeerId: ...
+    @property
+    def private_key(self) -> bytes: ...
+
+
+class Host:
+    """A Network on py-libp2p. At most ``MAX_STREAMS`` streams each way and one connection per peer."""
+
+    def __init__(self, identity: Keyholder, listen: tuple[str, ...], *, announce: tuple[str, ...] = ()) -> None:
+        """Prepare without touching the network. Raises Misconfigured for an address that cannot be one."""
+        hardening.install()
+        self._peer = identity.peer
+        self._listen = tuple(listen_parts(addr) for addr in listen)
+        self._announce = tuple(Multiaddr(addr) for addr in usable_addrs(announce))
+        if len(self._announce) != len(announce):
+            raise Misconfigured("an announced address is /ip4/.../tcp/PORT or /dns4/.../tcp/PORT")
+        self.scores = Scores()
+        self.library: Any = self._build(identity)  # the libp2p host, for gossip and discovery only
+        self._swarm: Any = self.library.get_network()
+        self._changes: Inboxes[PeerChange] = Inboxes()
+        self._outbound: Counter[PeerId] = Counter()
+        self._inbound: Counter[PeerId] = Counter()
+        self._rate = RateLimit(STREAMS_PER_SECOND, STREAMS_BURST)
+        self._dialling: dict[PeerId, trio.Lock] = {}
+        self._connections = Connections(self._swarm, self._peer, self._changed)
+        self._restrain()
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen and serve until cancelled. Raises Misconfigured when a listen address cannot be had."""
+        with ExitStack() as claims:
+            for ip, port, _addr in self._listen:
+                claims.callback(PortClaim(ip, port).release)
+            stop = trio.Event()
+            async with trio.open_nursery() as nursery:
+                listening = await nursery.start(self._run_library, stop)
+                try:
+                    if listening:
+                        task_status.started()
+                        await self._connections.run()
+                finally:
+                    stop.set()
+            raise Misconfigured(f"cannot listen on {', '.join(addr for _, _, addr in self._listen)}")
+
+    async def _run_library(self, stop: trio.Event, *, task_status: TaskStatus[bool]) -> None:
+        """Run the libp2p host until ``stop``, and close every socket then.
+
+        Out of reach of our caller's cancellation: the library, cancelled, leaves its sockets to the garbage collector.
+        """
+        addrs = [Multiaddr(addr) for _ip, _port, addr in self._listen]
+        with trio.CancelScope(shield=True) as scope:
+            async with self.library.run(listen_addrs=addrs):
+                task_status.started(len(self._swarm.listeners) == len(set(map(str, addrs))))
+                await stop.wait()
+                scope.deadline = trio.current_time() + CLOSE_TIMEOUT
+                async with trio.open_nursery() as nursery:
+                    for connection in self._swarm.get_connections():
+                        nursery.start_soon(connection.close)
+                await self.library.close()
+
+    @property
+    def peer(self) -> PeerId:
+        return self._peer
+
+    def addrs(self) -> tuple[str, ...]:
+        return tuple(map(str, self.library.get_addrs()))
+
+    def connected(self) -> frozenset[PeerId]:
+        return frozenset(peer_id(far) for far, conns in self._swarm.connections.items() if conns)
+
+    def subscribe_peers(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerChange]]:
+        return self._changes.subscribe("")
+
+    async def connect(self, target: PeerAddrs) -> None:
+        """Be connected with the peer, dialling its addresses in turn. Raises Unavailable within ten seconds."""
+        if target.peer == self._peer:
+            raise Unavailable("a node does not dial itself")
+        addrs = usable_addrs(target.addrs)
+        lock = self._dialling.setdefault(target.peer, trio.Lock())
+        try:
+            with trio.move_on_after(DIAL_TIMEOUT):
+                async with lock:
+                    if target.peer not in self.connected():
+                        await self._dial(target.peer, addrs)
+                return
+        finally:
+            if not lock.locked():
+                self._dialling.pop(target.peer, None)
+        raise Unavailable(f"{peer_text(target.peer)} did not answer in {DIAL_TIMEOUT:.0f} s")
+
+    async def open(self, peer: PeerId, protocol: str) -> Stream:
+        """A stream over the existing connection. Raises Unavailable within ten seconds."""
+        if peer not in self.connected():
+            raise Unavailable("not connected")
+        if self._outbound[peer] >= MAX_STREAMS:
+            raise Unavailable(f"{MAX_STREAMS} streams are open with this peer")
+        self._outbound[peer] += 1
+        try:
+            with far_end(f"open {protocol}"), trio.fail_after(OPEN_TIMEOUT):
+                stream = await self.library.new_stream(library_id(peer), [TProtocol(protocol)])
+        except BaseException:
+            self._release(self._outbound, peer)
+            raise
+        return HostStream(stream, lambda: self._release(self._outbound, peer))
+
+    def serve(self, protocol: str, acceptor: Acceptor) -> None:
+        async def accept(stream: Any) -> None:
+            await self._accept(acceptor, HostStream(stream, lambda: None), protocol)
+
+        self.library.set_stream_handler(TProtocol(protocol), accept)
+
+    async def disconnect(self, peer: PeerId) -> None:
+        with far_end("disconnect"), trio.move_on_after(DIAL_TIMEOUT):
+            await self._swarm.close_peer(library_id(peer))
+
+    def _build(self, identity: Keyholder) -> Any:
+        keys = create_new_key_pair(identity.private_key)
+        if peer_of(keys.public_key.to_bytes()) != identity.peer:
+            raise ValueError("the private key belongs to another peer")
+        noise = Noise(keys, noise_privkey=create_noise_key_pair().private_key)
+        return new_host(
+            key_pair=keys,
+            sec_opt={TProtocol(NOISE): noise},
+            muxer_opt={TProtocol(YAMUX): Yamux},
+            connection_config=ConnectionConfig(
+                max_connections=MAX_CONNECTIONS,
+                min_connections=0,
+                low_watermark=0,  # or the library dials whomever it has heard of
+                high_watermark=MAX_CONNECTIONS,
+                max_connections_per_peer=2,  # for the moment between two that cross; see Connections
+            ),
+            addrs_factory=lambda bound: list(self._announce) or reachable_addrs(bound),
+            disable_identify_address_discovery=True,
+        )
+
+    def _restrain(self) -> None:
+        """Put our rules before the library's: who may dial, be dialled, and open streams."""
+        # Its resource manager opens a circuit breaker for a minute after five refusals; the limits here are enough.
+        self._swarm.set_resource_manager(None)
+        self._swarm.retry_config = RetryConfig(max_retries=0)
+        self._swarm.dial_peer = self._dial_for_library
+        inner = self._swarm.common_stream_handler
+
+        async def limited(stream: Any) -> None:
+            peer = peer_id(stream.muxed_conn.peer_id)
+            now = trio.current_time()
+            if self.scores.graylisted(peer, now) or not self._rate.allow(peer, now):
+                await stream.reset()
+                return
+            if self._inbound[peer] >= MAX_STREAMS + LIBRARY_STREAMS:
+                self.scores.fault(peer, Fault.FLOOD, now)
+                await stream.reset()
+                return
+            self._inbound[peer] += 1
+            try:
+                await inner(stream)
+            finally:
+                self._release(self._inbound, peer)
+
+        self._swarm.set_stream_handler(limited)
+        hardening.install_guard(self.library, self._on_fault, Doorkeeper().admits)
+
+    async def _dial(self, peer: PeerId, addrs: tuple[str, ...]) -> None:
+        hardening.evict_dial_cache(self.library, peer)
+        far = library_id(peer)
+        self.library.get_peerstore().add_addrs(far, [Multiaddr(addr) for addr in addrs], 3600)
+        for addr in addrs:
+            try:
+                with far_end(f"dial {addr}"), trio.fail_after(DIAL_TIMEOUT / len(addrs)):
+                    await self._swarm.dial_addr(Multiaddr(addr), far)
+                return
+            except Unavailable as exc:
+                log.debug("dial_failed", peer=peer_text(peer), addr=addr, reason=str(exc))
+        raise Unavailable(f"nobody is {peer_text(peer)} at any of {len(addrs)} addresses")
+
+    async def _dial_for_library(self, identifier: Any) -> list[Any]:
+        """What the DHT calls to reach a peer: our own dial, to every address instead of one."""
+        with far_end("addresses"):
+            known = self.library.get_peerstore().addrs(identifier)
+        bare = (str(addr).partition("/p2p/")[0] for addr in known[: 2 * MAX_ADDRS])
+        await self.connect(PeerAddrs(peer_id(identifier), tuple(bare)))
+        connections: list[Any] = self._swarm.get_connections(identifier)
+        return connections
+
+    async def _accept(self, acceptor: Acceptor, stream: HostStream, protocol: str) -> None:
+        try:
+            await acceptor(stream)
+            await stream.aclose()
+        except PeerFault as exc:
+            log.info("stream_fault", peer=peer_text(stream.peer), protocol=protocol, code=exc.code)
+            self.scores.fault(stream.peer, Fault.PROTOCOL, trio.current_time())
+            await stream.reset()
+        except (Unavailable, Refused) as exc:
+            log.debug("stream_ended", peer=peer_text(stream.peer), protocol=protocol, reason=str(exc))
+            await stream.reset()
+        except Exception:  # a bug of ours in one stream must not end the node; it is logged whole
+            log.exception("acceptor_failed", protocol=protocol)
+            await stream.reset()
+
+    def _on_fault(self, peer: PeerId, protocol: str, error: Exception) -> None:
+        """An exception out of the library's own handlers: bytes that it could not read."""
+        log.debug("library_stream_failed", peer=peer_text(peer), protocol=protocol, error=type(error).__name__)
+        self.scores.fault(peer, Fault.PROTOCOL, trio.current_time())
+
+    def _changed(self, change: PeerChange) -> None:
+        self._changes.deliver("", change)
+
+    def _release(self, counter: Counter[PeerId], peer: PeerId) -> None:
+        counter[peer] -= 1
+        if counter[peer] <= 0:
+            del counter[peer]

@@ -1,0 +1,58 @@
+"""What the operating system lets this process have: open files, and a port of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import socket
+import tempfile
+from pathlib import Path
+
+from p2p.errors import Misconfigured
+
+WANTED_FILES = 65_536
+
+
+def raise_open_files(wanted: int = WANTED_FILES) -> int:
+    """Lift the soft limit of open files towards ``wanted``, as far as the hard limit goes; the limit after it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if target > soft:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+        except (ValueError, OSError):
+            return soft  # macOS caps it below what it reports
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+class PortClaim:
+    """A TCP port that no other node of this user holds, until ``release`` or the end of the process.
+
+    py-libp2p listens with SO_REUSEPORT, so that two nodes of one user would share a port in silence, each getting a
+    part of the connections. A lock file settles who is first, a plain bind finds everybody else.
+    """
+
+    def __init__(self, ip: str, port: int) -> None:
+        """Raises Misconfigured when the port is taken, is not ours to use, or the address is not of this machine."""
+        self._file: int | None = None
+        if port == 0:
+            return  # the kernel hands out a free one
+        path = Path(tempfile.gettempdir()) / f"pasar-{os.getuid()}-tcp-{port}.lock"
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((ip, port))
+        except OSError as exc:
+            self.release()
+            raise Misconfigured(f"port {port} on {ip} cannot be used: {exc.strerror or exc}") from exc
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
