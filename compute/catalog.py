@@ -1,0 +1,139 @@
+"""What a model folder says about itself, read from its parsed JSON files: pipeline, sizes, steps, and its name by hash.
+
+Pure: ``compute/modelfolder.py`` reads the files. Everything in a folder is foreign, so it is bounded and refused with a
+typed reason before a model library sees it. Knows no tensor and no device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compute.capability import Dtype, ModelCapability
+from compute.spec import MAX_SIDE, MAX_STEPS, MIN_SIDE, SIDE_STEP, TEXT_TO_IMAGE
+from p2p.errors import Misconfigured
+
+PIPELINE_OF_CLASS = {"StableDiffusionPipeline": TEXT_TO_IMAGE}
+LIBRARIES = frozenset({"diffusers", "transformers"})  # code comes from these, never from the folder
+UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})  # never loaded, so not part of the hash
+STRETCH = 4  # how far past its native side a model is offered unless its folder says otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """One safetensors file: its path inside the folder with slashes, its size, the SHA-256 of its bytes."""
+
+    path: str
+    size: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model that may be loaded from ``folder``. ``model`` names its weights wherever they lie."""
+
+    folder: str
+    pipeline: str
+    name: str
+    model: bytes
+    native_side: int
+    max_side: int
+    side_step: int
+    max_steps: int
+    weight_bytes: int
+
+    def capability(self, dtype: Dtype) -> ModelCapability:
+        """The entry as offered while it is still cold."""
+        return ModelCapability(
+            model=self.model,
+            name=self.name,
+            pipeline=self.pipeline,
+            native_side=self.native_side,
+            max_side=self.max_side,
+            side_step=self.side_step,
+            max_steps=self.max_steps,
+            dtype=dtype,
+        )
+
+
+def components(index: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parts of a model that are loaded, from its ``model_index.json``.
+
+    Raises Misconfigured for a pipeline class that is not served and for parts whose code is not a known library's.
+    """
+    kind = index.get("_class_name")
+    if kind not in PIPELINE_OF_CLASS:
+        raise Misconfigured(f"no pipeline serves a {str(kind)[:64]}; served are {', '.join(PIPELINE_OF_CLASS)}")
+    parts = []
+    for part, origin in index.items():
+        if part in UNUSED or not isinstance(origin, list) or origin == [None, None]:
+            continue
+        if len(origin) != 2 or origin[0] not in LIBRARIES:
+            raise Misconfigured(f"part {part[:64]} would run code from {str(origin[0])[:64]}, which is not allowed")
+        if not part.isidentifier():
+            raise Misconfigured(f"{part[:64]!r} is no name of a part")
+        parts.append(part)
+    return tuple(sorted(parts))
+
+
+def weights_digest(files: Iterable[WeightFile]) -> bytes:
+    """The hash that names a model: over path, size and digest of each of its weight files, in path order."""
+    total = hashlib.sha256(b"pasar/weights/1\0")
+    for file in sorted(files, key=lambda f: f.path):
+        path = file.path.encode()
+        total.update(len(path).to_bytes(2, "big") + path + file.size.to_bytes(8, "big") + file.digest)
+    return total.digest()
+
+
+def read_entry(
+    folder: str,
+    index: Mapping[str, Any],
+    configs: Mapping[str, Mapping[str, Any]],
+    own: Mapping[str, Any],
+    files: tuple[WeightFile, ...],
+) -> ModelEntry:
+    """The entry of a folder: ``configs`` are the files of its parts, ``own`` is ``pasar.json`` or empty.
+
+    Raises Misconfigured with what is wrong, in words for the operator.
+    """
+    if not files:
+        raise Misconfigured(f"{folder} has no safetensors weights; other formats are not loaded")
+    factor = _vae_factor(configs.get("vae", {}))
+    sample = configs.get("unet", {}).get("sample_size", 64)
+    guess = _number(sample[0] if isinstance(sample, list) and sample else sample, "unet sample_size", 1, 4096) * factor
+    native = _number(own.get("native_side", max(MIN_SIDE, min(guess, MAX_SIDE))), "native_side", MIN_SIDE, MAX_SIDE)
+    most = _number(own.get("max_side", min(MAX_SIDE, STRETCH * native)), "max_side", native, MAX_SIDE)
+    trained = _number(configs.get("scheduler", {}).get("num_train_timesteps", 1000), "num_train_timesteps", 1, 10**6)
+    steps = _number(own.get("max_steps", min(trained, MAX_STEPS)), "max_steps", 1, min(trained, MAX_STEPS))
+    return ModelEntry(
+        folder=folder,
+        pipeline=PIPELINE_OF_CLASS[index["_class_name"]],
+        name=_name(own.get("name", folder.rstrip("/").rpartition("/")[2])),
+        model=weights_digest(files),
+        native_side=native,
+        max_side=most,
+        side_step=max(SIDE_STEP, factor),
+        max_steps=steps,
+        weight_bytes=sum(f.size for f in files),
+    )
+
+
+def _vae_factor(config: Mapping[str, Any]) -> int:
+    blocks = config.get("block_out_channels", [0] * 4)
+    if not isinstance(blocks, list) or not 1 <= len(blocks) <= 7:
+        raise Misconfigured("vae block_out_channels is no list of 1 to 7")
+    return int(1 << (len(blocks) - 1))
+
+
+def _number(value: object, what: str, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise Misconfigured(f"{what} must be a whole number from {least} to {most}, not {str(value)[:32]}")
+    return value
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not 1 <= len(value.encode(errors="replace")) <= 96 or not value.isprintable():
+        raise Misconfigured(f"a model's name is 1 to 96 printable bytes, not {str(value)[:32]!r}")
+    return value

@@ -1,0 +1,207 @@
+"""One device and the models on it: loading, running a job step by step with its trace, running a step again.
+
+Everything here blocks and runs in one thread of the worker. The only module beside the pipelines that imports torch;
+knows no socket and no other process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from compute.capability import Dtype, ModelCapability
+from compute.catalog import ModelEntry
+from compute.pipeline import Pipeline, Run
+from compute.pipelines.text_to_image import decode_png
+from compute.spec import Artifact, JobShape, JobSpec, Verification
+from compute.tracestore import TraceStore
+from compute.work import Replay
+from p2p.errors import Misconfigured, Refused
+
+GROUP = "pasar.pipelines"
+BUILT_IN = {"text-to-image": "compute.pipelines.text_to_image:TextToImage"}
+_MAX_NANO = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What one job gave."""
+
+    artifacts: tuple[Artifact, ...]
+    trace_root: bytes
+    dtype: Dtype
+    load_ms: int
+    run_ms: int
+
+
+class Device:
+    """The models of one device under one memory budget. Invariant: the loaded models fit the budget, or are one.
+
+    ``on_change`` hears of every model that became warm, cold or was measured.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dtype: Dtype,
+        entries: tuple[ModelEntry, ...],
+        traces: TraceStore,
+        budget: int,
+        on_change: Callable[[ModelCapability], None],
+    ) -> None:
+        self.name, self.dtype, self._traces, self._budget, self._on_change = name, dtype, traces, budget, on_change
+        self._entries = {entry.model: entry for entry in entries}
+        self._known = {entry.model: entry.capability(dtype) for entry in entries}
+        self._loaded: dict[bytes, Pipeline] = {}  # least recently used first
+
+    def load(self, model: bytes) -> Pipeline:
+        """The model, loaded when it is not, others put out for it as needed. Raises Misconfigured, Refused."""
+        if model in self._loaded:
+            self._loaded[model] = self._loaded.pop(model)
+            return self._loaded[model]
+        entry = self._entries.get(model)
+        if entry is None:
+            raise Refused("NO_MODEL", "not a model of this worker")
+        self._make_room(entry.weight_bytes)
+        started = time.monotonic()
+        pipeline = pipeline_class(entry.pipeline).load(Path(entry.folder), device=self.name, dtype=self.dtype)
+        self._loaded[model] = pipeline
+        self._warm_up(pipeline, entry)
+        self._change(replace(self._known[model], warm=True, load_ms=min(_ms_since(started), 3_600_000)))
+        return pipeline
+
+    def run(self, job_id: bytes, spec: JobSpec, on_step: Callable[[int, int], None]) -> Finished:
+        """Run one job. ``on_step(step, eta_ms)`` is called after every step, and with 0 before the first; it may raise.
+
+        Raises Refused, BrokenOutput, and whatever ``on_step`` raises.
+        """
+        started = time.monotonic()
+        pipeline = self.load(spec.shape.model)
+        begun = time.monotonic()
+        trace = self._traces.begin(job_id, self.dtype, keep=spec.shape.verification is Verification.TRACE)
+        try:
+            job = pipeline.open(spec)
+            on_step(0, self._known[spec.shape.model].predict_ms(spec.shape))
+            latents = job.start()
+            trace.add(job.timestep_of(0), job.to_bytes(latents))
+            looped = time.monotonic()
+            for index in range(spec.shape.steps):
+                latents = job.step(latents, index)
+                trace.add(job.timestep_of(index + 1), job.to_bytes(latents))
+                done = index + 1
+                on_step(done, _ms_since(looped) * (spec.shape.steps - done) // done)
+            artifacts = job.finish(latents)
+            root = trace.finish()
+        finally:
+            trace.discard()
+        run_ms = _ms_since(begun)
+        self._change(self._known[spec.shape.model].measured(spec.shape.units, run_ms))
+        return Finished(artifacts, root, self.dtype, int((begun - started) * 1000), run_ms)
+
+    def replay_step(self, spec: JobSpec, index: int, dtype: Dtype, before: bytes, after: bytes) -> Replay:
+        """Re-run one step from committed latents and measure the distance from the latents committed after it."""
+        job = self.load(spec.shape.model).open(spec)
+        if index >= spec.shape.steps:
+            raise Refused("NO_STEP", "the job has fewer steps", have=spec.shape.steps, need=index + 1)
+        source, claim = job.from_bytes(before, dtype), job.from_bytes(after, dtype)
+        return _distance(job.step(source, index), claim, claim - source)
+
+    def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes) -> Replay:
+        """Compare committed noise with what the seed gives."""
+        job = self.load(spec.shape.model).open(spec)
+        claim = job.from_bytes(noise, dtype)
+        return _distance(job.start(), claim, claim)
+
+    def replay_picture(self, spec: JobSpec, dtype: Dtype, latents: bytes, picture: bytes) -> Replay:
+        """Compare a delivered picture with what the committed last latents decode to, in fractions of full white."""
+        job: Run = self.load(spec.shape.model).open(spec)
+        claimed = decode_png(picture, spec.shape.width, spec.shape.height)
+        ours = torch.from_numpy(job.pixels(job.from_bytes(latents, dtype)).astype(np.float32) / 255)
+        claim = torch.from_numpy(claimed.astype(np.float32) / 255)
+        return _distance(ours, claim, torch.ones_like(claim))
+
+    def _make_room(self, size: int) -> None:
+        held = sum(self._entries[model].weight_bytes for model in self._loaded)
+        while self._loaded and self._budget and held + size > self._budget:
+            oldest = next(iter(self._loaded))
+            held -= self._entries[oldest].weight_bytes
+            del self._loaded[oldest]
+            self._change(replace(self._known[oldest], warm=False))
+        gc.collect()
+        if self.name.startswith("cuda"):
+            torch.cuda.empty_cache()
+        with suppress(OSError, AttributeError):  # only glibc has it; without it freed weights stay resident
+            ctypes.CDLL(None).malloc_trim(0)
+
+    def _warm_up(self, pipeline: Pipeline, entry: ModelEntry) -> None:
+        """Two steps at native size: pages the weights in and gives a first speed."""
+        side = max(entry.side_step, entry.native_side - entry.native_side % entry.side_step)
+        shape = JobShape(entry.pipeline, entry.model, side, side, min(2, entry.max_steps), True)
+        spec = JobSpec(shape, "", "", 2000, 0, bytes(16))
+        job = pipeline.open(spec)
+        latents = job.step(job.start(), 0)
+        started = time.monotonic()
+        for index in range(1, shape.steps):
+            latents = job.step(latents, index)
+        job.finish(latents)
+        measured = max(1, shape.steps - 1) * side * side * 2
+        self._known[entry.model] = self._known[entry.model].measured(measured, _ms_since(started))
+
+    def _change(self, entry: ModelCapability) -> None:
+        self._known[entry.model] = entry
+        self._on_change(entry)
+
+
+def pick(device: str, dtype: str) -> tuple[str, Dtype]:
+    """Resolve ``auto`` to what this machine has. Raises Misconfigured for a device that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as exc:  # torch asserts that it was compiled for the device
+        raise Misconfigured(f"device {device} cannot be used: {exc}") from exc
+    if dtype == "auto":
+        return device, Dtype.FP32 if device == "cpu" else Dtype.FP16
+    return device, Dtype(dtype)
+
+
+def describe(device: str) -> str:
+    """The device's name for people."""
+    return str(torch.cuda.get_device_name(device))[:96] if device.startswith("cuda") else device
+
+
+def pipeline_class(name: str) -> type[Pipeline]:
+    """The class that serves a pipeline, from the entry points, or the built-in one in a bare checkout."""
+    found = next(iter(entry_points(group=GROUP, name=name)), None)
+    if found is not None:
+        loaded: type[Pipeline] = found.load()
+        return loaded
+    if name not in BUILT_IN:
+        raise Misconfigured(f"no pipeline named {name[:64]} is installed")
+    module, _, attribute = BUILT_IN[name].partition(":")
+    built_in: type[Pipeline] = getattr(import_module(module), attribute)
+    return built_in
+
+
+def _distance(ours: Any, claim: Any, scale: Any) -> Replay:
+    difference = (ours.float() - claim.float()).abs()
+    if not bool(torch.isfinite(difference).all()):
+        return Replay(_MAX_NANO, _MAX_NANO)
+    size = float(scale.float().norm())
+    relative = float(difference.norm()) / size if size else float(difference.norm() > 0)
+    return Replay(min(_MAX_NANO, int(float(difference.max()) * 1e9)), min(_MAX_NANO, int(relative * 1e6)))
+
+
+def _ms_since(started: float) -> int:
+    return int((time.monotonic() - started) * 1000)

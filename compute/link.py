@@ -1,0 +1,75 @@
+"""Framed messages over one trio stream, for both ends of the node's line to its worker.
+
+``say`` never waits, so that whoever reports progress is not held up by whoever reads it. Shell; knows no job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import trio
+
+from compute.messages import LINK_LIMIT
+from p2p.codec import decode, encode
+from p2p.errors import Unavailable
+from p2p.framing import FrameDecoder, frame
+
+MAX_UNSENT = 16_384  # messages
+_READ = 256 * 1024
+
+
+class LinkBroken(Unavailable):
+    """The other end is gone, or does not read."""
+
+
+class Link:
+    """One connection. Messages leave in the order they were said; ``run`` carries them out and must be running."""
+
+    def __init__(self, stream: trio.abc.Stream, limit: int = LINK_LIMIT) -> None:
+        self._stream = stream
+        self._decoder = FrameDecoder(limit)
+        self._limit = limit
+        self._ready: list[Any] = []
+        self._put, self._unsent = trio.open_memory_channel[bytes](MAX_UNSENT)
+
+    def say(self, message: Any) -> None:
+        """Send soon. Raises LinkBroken when the other end reads too slowly or the link was closed."""
+        try:
+            self._put.send_nowait(frame(encode(message)))
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise LinkBroken("the other end does not read") from exc
+
+    async def run(self) -> None:
+        """Carry out what was said. Raises LinkBroken when the connection ends."""
+        async for data in self._unsent:
+            try:
+                await self._stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                raise LinkBroken("connection lost") from exc
+
+    async def receive(self) -> Any:
+        """The next message. Raises LinkBroken at the end, MalformedMessage or UnknownMessage for what is none."""
+        while not self._ready:
+            try:
+                data = await self._stream.receive_some(_READ)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                raise LinkBroken("connection lost") from exc
+            if not data:
+                raise LinkBroken("connection closed")
+            self._ready = [decode(payload, self._limit) for payload in self._decoder.feed(bytes(data))]
+        return self._ready.pop(0)
+
+    async def messages(self) -> AsyncIterator[Any]:
+        """Every message until the link ends, without an error at the end."""
+        while True:
+            try:
+                received = await self.receive()
+            except LinkBroken:
+                return
+            yield received
+
+    async def aclose(self) -> None:
+        """Close now; what was not sent is lost."""
+        self._put.close()
+        await self._stream.aclose()

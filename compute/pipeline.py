@@ -1,0 +1,66 @@
+"""What a worker expects of a pipeline: the seam between the device and the files in ``compute/pipelines``.
+
+A pipeline class is found through the entry-point group ``pasar.pipelines`` by its name. Latents are opaque to everybody
+but the pipeline. Imports no model library, so that the worker's event loop may name these too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from compute.capability import Dtype
+from compute.spec import Artifact, JobSpec
+
+
+class Cancelled(Exception):
+    """Raised out of the step callback: the job ends here and the model stays loaded."""
+
+
+class BrokenOutput(Exception):
+    """The model produced numbers that are no result: weights or number format are at fault, not the caller."""
+
+
+class Run(Protocol):
+    """One job on one loaded model: functions from latents to latents, without hidden state between steps."""
+
+    def start(self) -> Any:
+        """The latents before the first step."""
+        ...
+
+    def step(self, latents: Any, index: int) -> Any:
+        """The latents after step ``index``."""
+        ...
+
+    def finish(self, latents: Any) -> tuple[Artifact, ...]:
+        """The result. Raises BrokenOutput."""
+        ...
+
+    def pixels(self, latents: Any) -> Any:
+        """The result as an array, for comparing with a delivered one."""
+        ...
+
+    def timestep_of(self, index: int) -> int:
+        """What the model sees next after ``index`` steps; ``trace.FINISHED`` after the last."""
+        ...
+
+    def to_bytes(self, latents: Any) -> bytes:
+        """Raw little-endian numbers, as the trace commits to them."""
+        ...
+
+    def from_bytes(self, raw: bytes, dtype: Dtype) -> Any:
+        """The inverse, for latents that somebody else committed to. Raises Refused for a wrong size."""
+        ...
+
+
+class Pipeline(Protocol):
+    """One loaded model. Holds no state of any job."""
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str, dtype: Dtype) -> Self:
+        """Load from a local folder. Raises Misconfigured."""
+        ...
+
+    def open(self, spec: JobSpec) -> Run:
+        """Prepare one job. Raises Refused."""
+        ...

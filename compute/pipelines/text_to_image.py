@@ -1,0 +1,170 @@
+"""Text to image with a diffusers Stable Diffusion model: encode the words, take noise from the seed, denoise, decode.
+
+The loop is written out instead of calling the pipeline object, because each step must stand alone: it can be watched,
+cancelled, committed to and run again by somebody else. For that the sampler has to be a function of the latents and the
+timestep only, so a model is always sampled with DDIM, built from its own schedule. Runs inside a worker; knows no job
+id, no socket and no price.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+
+from compute.capability import Dtype
+from compute.pipeline import BrokenOutput
+from compute.spec import TEXT_TO_IMAGE, Artifact, JobSpec
+from compute.trace import FINISHED, MAX_LEAF
+from p2p.errors import Misconfigured, Refused
+
+PNG = "image/png"
+_TORCH_DTYPE = {Dtype.FP32: torch.float32, Dtype.FP16: torch.float16, Dtype.BF16: torch.bfloat16}
+
+
+class TextToImage:
+    """One loaded model. Invariant: holds no state of any job, so jobs may be interleaved step by step."""
+
+    name = TEXT_TO_IMAGE
+
+    def __init__(self, parts: Any, device: str, dtype: Dtype) -> None:
+        self.parts, self.device, self.dtype = parts, device, dtype
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str, dtype: Dtype) -> TextToImage:
+        """Load from a local folder: safetensors only, no code from the folder. Raises Misconfigured."""
+        try:
+            parts = StableDiffusionPipeline.from_pretrained(
+                folder,
+                dtype=_TORCH_DTYPE[dtype],
+                local_files_only=True,
+                use_safetensors=True,
+                safety_checker=None,
+                feature_extractor=None,
+                image_encoder=None,
+                requires_safety_checker=False,
+            )
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as exc:  # what the libraries raise on bad files
+            raise Misconfigured(f"{folder} cannot be loaded: {type(exc).__name__}: {exc}") from exc
+        parts.scheduler = DDIMScheduler.from_config(parts.scheduler.config, clip_sample=False)
+        parts.set_progress_bar_config(disable=True)
+        return cls(parts.to(device, _TORCH_DTYPE[dtype]), device, dtype)
+
+    @torch.inference_mode()
+    def open(self, spec: JobSpec) -> Denoising:
+        """Prepare one job: its schedule and its encoded words. Raises Refused for a schedule the model lacks."""
+        scheduler = DDIMScheduler.from_config(self.parts.scheduler.config)
+        try:
+            scheduler.set_timesteps(spec.shape.steps)
+        except ValueError as exc:
+            raise Refused("TOO_MANY_STEPS", str(exc)) from exc
+        timesteps = tuple(int(t) for t in scheduler.timesteps[: spec.shape.steps])
+        if len(timesteps) != spec.shape.steps:
+            raise Refused("STEPS_UNSERVED", "the model's schedule has no such number of steps")
+        words, no_words = self.parts.encode_prompt(
+            spec.prompt, self.device, 1, spec.shape.guided, negative_prompt=spec.negative_prompt
+        )
+        encoded = torch.cat([no_words, words]) if spec.shape.guided else words
+        return Denoising(self, spec, scheduler, timesteps, encoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Denoising:
+    """One job on one model: pure functions from latents to latents. They are tensors of (1, channels, h, w)."""
+
+    model: TextToImage
+    spec: JobSpec
+    scheduler: Any
+    timesteps: tuple[int, ...]
+    encoded: Any
+
+    @property
+    def dtype(self) -> Dtype:
+        """The number format of the latents."""
+        return self.model.dtype
+
+    def timestep_of(self, index: int) -> int:
+        """What the model sees next after ``index`` steps."""
+        return self.timesteps[index] if index < len(self.timesteps) else FINISHED
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """The one shape of this job's latents. Raises Refused when a leaf of the trace could not hold them."""
+        factor = self.model.parts.vae_scale_factor
+        shape = self.spec.shape
+        found = (1, int(self.model.parts.unet.config.in_channels), shape.height // factor, shape.width // factor)
+        if found[1] * found[2] * found[3] * self.dtype.size > MAX_LEAF:
+            raise Refused("SIDE_TOO_LARGE", "the latents exceed what a trace may hold")
+        return found
+
+    def start(self) -> Any:
+        """x_T: noise from the seed, drawn as fp32 on the CPU whatever the device, so that everybody gets the same."""
+        generator = torch.Generator("cpu").manual_seed(self.spec.seed)
+        noise = torch.randn(self.latent_shape, generator=generator, dtype=torch.float32)
+        return (noise * self.scheduler.init_noise_sigma).to(self.model.device, _TORCH_DTYPE[self.dtype])
+
+    @torch.inference_mode()
+    def step(self, latents: Any, index: int) -> Any:
+        """The latents after step ``index``. One model evaluation, or two in one batch when guided."""
+        timestep = self.timesteps[index]
+        guided = self.spec.shape.guided
+        batch = torch.cat([latents, latents]) if guided else latents
+        batch = self.scheduler.scale_model_input(batch, timestep)
+        told = self.model.parts.unet(batch, timestep, encoder_hidden_states=self.encoded, return_dict=False)[0]
+        if guided:
+            without, with_words = told.chunk(2)
+            told = without + (self.spec.guidance / 1000) * (with_words - without)
+        return self.scheduler.step(told, timestep, latents, return_dict=False)[0]
+
+    def finish(self, latents: Any) -> tuple[Artifact, ...]:
+        """x_0 as files: one PNG. Raises BrokenOutput when the latents or the picture are not finite."""
+        return (Artifact(PNG, encode_png(self.pixels(latents))),)
+
+    @torch.inference_mode()
+    def pixels(self, latents: Any) -> Any:
+        """x_0 decoded to an array of bytes (height, width, 3)."""
+        vae = self.model.parts.vae
+        decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0][0].float()
+        if not bool(torch.isfinite(decoded).all()):
+            raise BrokenOutput("the decoded picture is not finite")
+        scaled = (decoded / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+        return (scaled * 255).round().astype(np.uint8)
+
+    def to_bytes(self, latents: Any) -> bytes:
+        """Raw little-endian numbers in the dtype of the denoising."""
+        flat = latents.detach().cpu().contiguous().view(torch.int32 if self.dtype is Dtype.FP32 else torch.int16)
+        raw: bytes = flat.numpy().astype("<i4" if self.dtype is Dtype.FP32 else "<i2", copy=False).tobytes()
+        return raw
+
+    def from_bytes(self, raw: bytes, dtype: Dtype) -> Any:
+        """Latents that somebody committed to, in our own dtype. Raises Refused when they have another size."""
+        count = int(np.prod(self.latent_shape))
+        if len(raw) != count * dtype.size:
+            raise Refused("BAD_LATENTS", "not the size of this job's latents", have=len(raw), need=count * dtype.size)
+        whole = np.frombuffer(raw, "<i4" if dtype is Dtype.FP32 else "<i2").copy()
+        latents = torch.from_numpy(whole).view(_TORCH_DTYPE[dtype]).reshape(self.latent_shape)
+        return latents.to(self.model.device, _TORCH_DTYPE[self.dtype])
+
+
+def encode_png(pixels: Any) -> bytes:
+    """The same bytes for the same pixels; nothing in the file but the picture."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG", compress_level=6)
+    return out.getvalue()
+
+
+def decode_png(data: bytes, width: int, height: int) -> Any:
+    """Pixels of a picture as delivered. Raises Refused unless it is a PNG of exactly this size."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            if picture.size != (width, height):
+                raise Refused("BAD_PICTURE", "not the size that was asked for")
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+        raise Refused("BAD_PICTURE", "no readable PNG") from exc

@@ -1,0 +1,175 @@
+"""The worker's process as the node sees it: where its socket is, starting it, finding one that still runs, ending it.
+
+Shell. Knows no job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from compute.capability import Dtype
+from compute.tracestore import BUDGET
+from compute.workerprocess import ORPHAN_S
+from p2p.errors import Misconfigured
+
+MAX_SOCKET_PATH = 100  # bytes; sun_path holds 104 on macOS, 108 on Linux
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_POLL_S = 0.02
+_ROOT = str(Path(__file__).resolve().parent.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """One worker: the models it serves from local folders, its device, its limits. ``folder`` is private to the node.
+
+    ``step_s`` is how long one step may take, ``load_s`` how long a model may load; then the worker is killed.
+    ``memory`` bounds loaded weights, ``resident`` the whole process (0: no bound), both in bytes.
+    """
+
+    folder: Path
+    models: tuple[Path, ...]
+    name: str = "worker"
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 0
+    memory: int = 0
+    resident: int = 0
+    trace_budget: int = BUDGET
+    orphan_s: float = ORPHAN_S
+    step_s: float = 120.0
+    load_s: float = 900.0
+    program: tuple[str, ...] = (sys.executable, "-m", "compute.worker")
+
+    @property
+    def digests(self) -> Path:
+        """The cache of file digests, shared by node and workers."""
+        return self.folder / "digests.json"
+
+    @property
+    def offered_dtype(self) -> Dtype:
+        """What is said before the worker has seen its device."""
+        return Dtype.FP32 if self.dtype == "auto" else Dtype(self.dtype)
+
+    def command(self, socket: Path) -> list[str]:
+        """The command line of the worker."""
+        line = [*self.program, "--socket", str(socket), "--parent", str(os.getpid())]
+        line += [word for folder in self.models for word in ("--model", str(folder))]
+        line += ["--traces", str(self.folder / "traces" / self.name), "--trace-budget", str(self.trace_budget)]
+        line += ["--digests", str(self.digests), "--device", self.device, "--dtype", self.dtype]
+        line += ["--threads", str(self.threads), "--memory", str(self.memory)]
+        return [*line, "--orphan-seconds", str(self.orphan_s)]
+
+
+def socket_path(folder: Path, name: str) -> Path:
+    """Where a worker listens: in ``folder`` when that is short enough, else under a private name in /tmp.
+
+    The same folder gives the same path, so that a restarted node finds its worker. Raises Misconfigured when the
+    private folder belongs to somebody else.
+    """
+    wanted = folder / f"{name}.sock"
+    if len(os.fsencode(wanted.absolute())) > MAX_SOCKET_PATH:
+        tag = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
+        wanted = Path("/tmp") / f"pasar-{os.getuid()}-{tag}" / f"{name[:32]}.sock"
+    wanted.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    made = wanted.parent.stat(follow_symlinks=False)
+    if made.st_uid != os.getuid() or not stat.S_ISDIR(made.st_mode):
+        raise Misconfigured(f"{wanted.parent} belongs to somebody else; remove it or choose another data directory")
+    wanted.parent.chmod(0o700)
+    return wanted
+
+
+class Child:
+    """A worker's process, started here or found running. A found one is known by ``pid`` only."""
+
+    def __init__(self, process: subprocess.Popen[bytes] | None = None) -> None:
+        self._process = process
+        self.pid = process.pid if process else None
+
+    @classmethod
+    def found(cls, pid: int) -> Child:
+        """A worker that an earlier node started."""
+        child = cls()
+        child.pid = pid
+        return child
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        if self._process is not None:
+            return self._process.poll() is None
+        return self.pid is not None and _runs(self.pid)
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, if that can be known."""
+        return self._process.poll() if self._process else None
+
+    async def wait(self) -> None:
+        """Until it has ended."""
+        while self.alive:  # noqa: ASYNC110 - a found process is nobody's child here, there is nothing to wait on
+            await trio.sleep(_POLL_S)
+
+    async def kill(self) -> None:
+        """End it now, whatever it does."""
+        if self.alive and self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
+        with trio.CancelScope(shield=True):
+            await self.wait()
+
+
+async def spawn(command: Sequence[str], socket: Path, threads: int) -> Child:
+    """Start a worker that will listen on ``socket``. The group's signals are blocked in it until it ignores them."""
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (_ROOT, environment.get("PYTHONPATH", ""))))
+    environment["OMP_WAIT_POLICY"] = "passive"  # the cores are shared with the node
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+
+    def start() -> subprocess.Popen[bytes]:
+        socket.unlink(missing_ok=True)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+        try:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment, close_fds=True
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    return Child(await _shielded(start))
+
+
+async def connect(path: Path, child: Child | None, patience_s: float) -> trio.SocketStream | None:
+    """A connection to the worker's socket; None when nobody answers in time, or when ``child`` ended."""
+    with trio.move_on_after(patience_s):
+        while True:
+            try:
+                return await trio.open_unix_socket(str(path))
+            except OSError:
+                if child is None or not child.alive:
+                    return None
+            await trio.sleep(_POLL_S)
+    return None
+
+
+async def _shielded(work: Callable[[], Any]) -> Any:
+    with trio.CancelScope(shield=True):  # a child that is started must not be forgotten
+        return await trio.to_thread.run_sync(work)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

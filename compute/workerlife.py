@@ -1,0 +1,191 @@
+"""Keeps one worker process running and healthy: start or find it, connect, watch, kill when it must be, start again.
+
+Shell. Passes messages on without reading them; knows no job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from compute import messages as m
+from compute.link import Link, LinkBroken
+from compute.workerchild import Child, WorkerConfig, connect, socket_path, spawn
+from p2p.codec import encode
+from p2p.errors import PeerFault, UnknownMessage
+from p2p.framing import frame
+
+START_S = 60.0  # until the socket answers; models load later
+PING_S = 2.0
+SILENCE_S = 30.0  # importing a model library may hold the interpreter for seconds
+FAREWELL_S = 2.0
+BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+STEADY_S = 60.0  # after this long a crash counts as the first again
+
+
+class WorkerLife:
+    """Invariant: at most one child at a time; ``on_down`` is called once for each that ended, before the next starts.
+
+    ``on_up`` hears of every new connection, ``on_message`` of all that the worker says. ``on_down(reason, started)``
+    says whether the worker had ever answered.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        models: frozenset[bytes],
+        on_up: Callable[[], None],
+        on_message: Callable[[Any], None],
+        on_down: Callable[[str, bool], None],
+    ) -> None:
+        self._config, self._models = config, models
+        self._on_up, self._on_message, self._on_down = on_up, on_message, on_down
+        self._child: Child | None = None
+        self._link: Link | None = None
+        self._verdict = ""
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while it runs."""
+        return self._child.pid if self._child and self._child.alive else None
+
+    def say(self, message: Any) -> bool:
+        """To the worker; False when there is no connection, and nothing was said."""
+        if self._link is None:
+            return False
+        try:
+            self._link.say(message)
+        except LinkBroken:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Until cancelled, which ends the worker too. Raises Misconfigured when its socket has no safe place."""
+        path = socket_path(self._config.folder, self._config.name)
+        failures = 0
+        try:
+            while True:
+                begun = trio.current_time()
+                self._verdict = ""
+                started = await self._live_once(path)
+                if started and self._child is not None and self._child.alive and not self._verdict:
+                    continue  # only the connection broke: the worker has all that it had
+                await self._bury(started)
+                failures = 1 if trio.current_time() - begun > STEADY_S else failures + 1
+                await trio.sleep(BACK_OFF_S[min(failures, len(BACK_OFF_S)) - 1])
+        finally:
+            if self._child is not None:
+                await self._farewell(path, self._child)
+
+    async def _live_once(self, path: Path) -> bool:
+        """One connection from its start to its end. False when the worker never answered."""
+        stream = await connect(path, None, 1.0)
+        if stream is None:
+            self._child = await spawn(self._config.command(path), path, self._config.threads)
+            stream = await connect(path, self._child, START_S)
+        if stream is None:
+            return False
+        link = Link(stream)
+        link.say(m.Attach(m.Channel.WORK))
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._until_broken, link.run)
+                with trio.move_on_after(START_S):
+                    if await self._greet(link):
+                        nursery.start_soon(self._until_broken, self._watch, path)
+                        self._link = link
+                        self._on_up()
+                if self._link is link:
+                    await self._until_broken(self._read, link)
+                nursery.cancel_scope.cancel()
+        finally:
+            answered, self._link = self._link is link, None
+            await link.aclose()
+        return answered
+
+    async def _greet(self, link: Link) -> bool:
+        """Whether the worker is the one that we would start. One that an earlier node left may serve other models."""
+        try:
+            ready = await link.receive()
+        except (LinkBroken, PeerFault, UnknownMessage):
+            return False
+        if not isinstance(ready, m.Ready):
+            return False
+        if self._child is None or self._child.pid != ready.pid:
+            self._child = Child.found(ready.pid)
+        if frozenset(entry.model for entry in ready.capability.models) != self._models:
+            self._verdict = "serves other models"
+            return False
+        self._on_message(ready)
+        return True
+
+    async def _read(self, link: Link) -> None:
+        async for received in link.messages():
+            self._on_message(received)
+
+    async def _watch(self, path: Path) -> None:
+        """Ask for health on a connection of its own; a worker that is silent, stuck or too large gets a verdict."""
+        stream = await connect(path, None, START_S)
+        if stream is None:
+            return
+        link = Link(stream)
+        link.say(m.Attach(m.Channel.HEALTH))
+        number = 0
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(link.run)
+                while not self._verdict:
+                    number += 1
+                    link.say(m.Ping(number))
+                    with trio.move_on_after(SILENCE_S) as silence:
+                        self._judge(await link.receive())
+                    if silence.cancelled_caught:
+                        self._verdict = f"silent for {SILENCE_S:.0f} s"
+                    elif not self._verdict:
+                        await trio.sleep(PING_S)
+                nursery.cancel_scope.cancel()
+        finally:
+            await link.aclose()
+        if self._child is not None and self._verdict:
+            await self._child.kill()
+
+    def _judge(self, pong: Any) -> None:
+        if not isinstance(pong, m.Pong):
+            self._verdict = "answers health with nonsense"
+        elif pong.phase is m.Phase.RUNNING and pong.quiet_ms > self._config.step_s * 1000:
+            self._verdict = f"stuck in a step for {pong.quiet_ms // 1000} s"
+        elif pong.phase is m.Phase.LOADING and pong.quiet_ms > self._config.load_s * 1000:
+            self._verdict = f"stuck in loading for {pong.quiet_ms // 1000} s"
+        elif self._config.resident and pong.resident_bytes > self._config.resident:
+            self._verdict = f"uses {pong.resident_bytes} bytes of memory"
+
+    async def _until_broken(self, part: Callable[..., Any], *args: Any) -> None:
+        """Run one half of a connection; its end is the other half's to see."""
+        try:
+            await part(*args)
+        except* (LinkBroken, PeerFault, UnknownMessage):
+            pass
+
+    async def _bury(self, started: bool) -> None:
+        child, self._child = self._child, None
+        reason = self._verdict
+        if child is not None:
+            with trio.move_on_after(FAREWELL_S):
+                await child.wait()
+            reason = reason or f"ended with {child.exit_code}"
+            await child.kill()
+        self._on_down(reason or "did not start", started)
+
+    async def _farewell(self, path: Path, child: Child) -> None:
+        """Order the worker to end, and see to it that it does."""
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(FAREWELL_S):
+                stream = await connect(path, None, FAREWELL_S)
+                if stream is not None:
+                    for order in (m.Attach(m.Channel.WORK), m.End()):
+                        await stream.send_all(frame(encode(order)))
+                    await child.wait()
+            await child.kill()

@@ -1,0 +1,234 @@
+"""The node's end of a worker: hands it jobs, brings back steps, results and opened traces.
+
+Never imports a model library. The process itself is kept by ``compute/workerlife.py``. Knows no price and no buyer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from compute import messages as m
+from compute.capability import Capability
+from compute.modelfolder import DigestCache, read_folder
+from compute.spec import Artifact, JobSpec
+from compute.trace import TraceLeaf
+from compute.work import JobResult, Replay, Step, WorkerLost
+from compute.workerchild import WorkerConfig
+from compute.workerlife import WorkerLife
+from p2p.errors import Refused
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+MAX_PENDING = 64  # jobs
+MAX_RESULT = 64 * 2**20  # bytes of all artifacts of a job, held in memory
+MAX_EVENTS = 8192  # more than a job has steps
+
+
+@dataclass(slots=True)
+class _Pending:
+    """One job that waits for its result. ``sent`` when a worker may have begun it."""
+
+    spec: JobSpec
+    put: trio.MemorySendChannel[Any]
+    sent: bool = False
+    done: m.JobDone | None = None
+    parts: list[bytearray] = field(default_factory=list)
+
+
+class Worker:
+    """A Machine in a child process. Invariant: each job handed in ends once: result, refusal, WorkerLost or cancel."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._capability = Capability(())
+        self._pending: dict[bytes, _Pending] = {}
+        self._asked: dict[bytes, trio.MemorySendChannel[Any]] = {}
+        self._numbers = count(1)
+        self._life: WorkerLife | None = None
+        self.device = config.device
+
+    @property
+    def slots(self) -> int:
+        """One job runs at a time."""
+        return self._capability.slots
+
+    @property
+    def queue_depth(self) -> int:
+        """Jobs accepted and not finished, the running one included."""
+        return len(self._pending)
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while it runs."""
+        return self._life.pid if self._life else None
+
+    def capability(self) -> Capability:
+        """What runs here now; a model that still loads says ``warm=False``."""
+        return self._capability
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a worker running until cancelled, then end it. Ready when the models are known, before they are warm.
+
+        Raises Misconfigured for a model folder that cannot be served, or a device that is not there.
+        """
+        config = self._config
+        cache = DigestCache(config.digests)
+        entries = [await trio.to_thread.run_sync(read_folder, folder, cache) for folder in config.models]
+        self._capability = Capability(tuple(entry.capability(config.offered_dtype) for entry in entries))
+        models = frozenset(entry.model for entry in entries)
+        self._life = WorkerLife(config, models, self._submit_all, self._hear, self._lose)
+        task_status.started()
+        try:
+            await self._life.run()
+        finally:
+            self._lose("the node ends", False)
+
+    async def generate(self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None]) -> JobResult:
+        """Run one job, or attach to it when the worker has it from before. See ``Machine.generate``."""
+        unfit = self._capability.unfit(spec.shape)
+        if unfit is not None:
+            raise Refused(unfit.reason.value, have=unfit.have, need=unfit.need)
+        if job_id in self._pending:
+            raise Refused("RUNNING", "this job is waited for already")
+        if len(self._pending) >= MAX_PENDING:
+            raise Refused("BUSY", "the queue is full", have=MAX_PENDING, need=MAX_PENDING + 1)
+        put, events = trio.open_memory_channel[Any](MAX_EVENTS)
+        pending = self._pending[job_id] = _Pending(spec, put)
+        finished = False
+        try:
+            self._submit(job_id, pending)
+            async for event in events:
+                if isinstance(event, Step):
+                    on_step(event)
+                    continue
+                finished = True
+                if isinstance(event, JobResult):
+                    return event
+                raise event
+            raise WorkerLost("no result")
+        finally:
+            del self._pending[job_id]
+            if not finished:
+                self._say(m.CancelJob(job_id))
+
+    async def open_trace(self, job_id: bytes, indexes: Sequence[int]) -> tuple[TraceLeaf, ...]:
+        """Open leaves of a finished job. See ``Machine.open_trace``."""
+        if not 1 <= len(indexes) <= m.MAX_OPENED:
+            raise Refused("TOO_MANY_LEAVES", "at least one", have=m.MAX_OPENED, need=len(indexes))
+        request = self._next_request()
+        answers = await self._ask(request, m.OpenTrace(request, job_id, tuple(indexes)), len(indexes))
+        return tuple(answer.leaf for answer in answers)
+
+    async def replay_step(self, spec: JobSpec, before: TraceLeaf, after: TraceLeaf) -> Replay:
+        """Re-run the step between two neighbouring leaves. Raises Refused, WorkerLost."""
+        request = self._next_request()
+        message = m.ReplayStep(request, spec, before.index, before.dtype, before.raw, after.raw)
+        return await self._replay(request, message)
+
+    async def replay_start(self, spec: JobSpec, first: TraceLeaf) -> Replay:
+        """Compare the first leaf with the noise of the seed. Raises Refused, WorkerLost."""
+        request = self._next_request()
+        return await self._replay(request, m.ReplayStart(request, spec, first.dtype, first.raw))
+
+    async def replay_picture(self, spec: JobSpec, last: TraceLeaf, picture: bytes) -> Replay:
+        """Compare a delivered picture with what the last leaf decodes to. Raises Refused, WorkerLost."""
+        request = self._next_request()
+        return await self._replay(request, m.ReplayPicture(request, spec, last.dtype, last.raw, picture))
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    async def _replay(self, request: bytes, message: Any) -> Replay:
+        (answer,) = await self._ask(request, message, 1)
+        return Replay(answer.max_diff_nano, answer.relative_ppm)
+
+    async def _ask(self, request: bytes, message: Any, expected: int) -> list[Any]:
+        put, answers = trio.open_memory_channel[Any](m.MAX_OPENED)
+        self._asked[request] = put
+        try:
+            if not self._say(message):
+                raise WorkerLost("the worker is not running")
+            found: list[Any] = []
+            async for answer in answers:
+                if isinstance(answer, m.RequestFailed):
+                    raise Refused(answer.code, answer.hint)
+                found.append(answer)
+                if len(found) == expected:
+                    return found
+            raise WorkerLost("the worker ended before it answered")
+        finally:
+            self._asked.pop(request, None)
+
+    def _next_request(self) -> bytes:
+        return next(self._numbers).to_bytes(m.REQUEST_ID, "big")
+
+    # -- to and from the worker ----------------------------------------------------------------------------------
+
+    def _say(self, message: Any) -> bool:
+        return self._life is not None and self._life.say(message)
+
+    def _submit(self, job_id: bytes, pending: _Pending) -> None:
+        pending.sent = self._say(m.RunJob(job_id, pending.spec)) or pending.sent
+
+    def _submit_all(self) -> None:
+        """A connection is up: the worker may know all of these jobs, some, or none."""
+        for job_id, pending in self._pending.items():
+            pending.done, pending.parts = None, []
+            self._submit(job_id, pending)
+
+    def _lose(self, reason: str, started: bool) -> None:
+        """The worker ended. What it may have begun is lost; what only waits goes to the next, if one can start."""
+        for pending in self._pending.values():
+            if pending.sent or not started:
+                pending.put.send_nowait(WorkerLost(reason))
+        for put in self._asked.values():
+            put.close()
+        models = self._capability.models
+        self._capability = Capability(tuple(replace(entry, warm=False) for entry in models), self._capability.slots)
+
+    def _hear(self, said: Any) -> None:
+        match said:
+            case m.Ready():
+                self.device, self._capability = said.device, said.capability
+            case m.ModelChanged():
+                self._capability = self._capability.updated(said.entry)
+            case m.LeafOpened() | m.Replayed() | m.RequestFailed():
+                if said.request in self._asked:
+                    self._asked[said.request].send_nowait(said)
+            case m.JobStepped() | m.JobDone() | m.ArtifactPart() | m.JobFailed():
+                if said.job_id in self._pending:
+                    self._hear_of_job(self._pending[said.job_id], said)
+
+    def _hear_of_job(self, pending: _Pending, said: Any) -> None:
+        match said:
+            case m.JobStepped():
+                pending.put.send_nowait(Step(said.step, said.steps, said.eta_ms))
+            case m.JobFailed():
+                failed = WorkerLost(f"{said.code}: {said.hint}") if said.retriable else Refused(said.code, said.hint)
+                pending.put.send_nowait(failed)
+            case m.JobDone():
+                if sum(head.size for head in said.artifacts) > MAX_RESULT:
+                    pending.put.send_nowait(WorkerLost("the result is too large"))
+                    return
+                pending.done, pending.parts = said, [bytearray() for _ in said.artifacts]
+            case m.ArtifactPart():
+                if pending.done is not None and said.index < len(pending.parts):
+                    pending.parts[said.index] += said.data
+                    self._complete(pending, pending.done)
+
+    def _complete(self, pending: _Pending, done: m.JobDone) -> None:
+        sizes = [len(part) for part in pending.parts]
+        wanted = [head.size for head in done.artifacts]
+        if any(size > want for size, want in zip(sizes, wanted, strict=True)):
+            pending.put.send_nowait(WorkerLost("the worker sent more than it announced"))
+        elif sizes == wanted:
+            artifacts = tuple(
+                Artifact(head.media_type, bytes(part)) for head, part in zip(done.artifacts, pending.parts, strict=True)
+            )
+            result = JobResult(artifacts, done.trace_root, done.dtype, done.load_ms, done.run_ms)
+            pending.put.send_nowait(result)

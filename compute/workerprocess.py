@@ -1,0 +1,335 @@
+"""What runs inside a worker: takes jobs from the node over a Unix socket and runs them on the device one by one.
+
+The event loop only passes messages; the device works in one thread, so health is answered while a step runs. It ends on
+order, when no node has been there for a minute, or at once when its parent is gone and nothing is left to hand over.
+Imports torch only in the device's thread. Knows no price and no buyer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import trio
+
+from compute import messages as m
+from compute.capability import Capability, Dtype, ModelCapability
+from compute.catalog import ModelEntry
+from compute.jobboard import BoardJob, JobBoard, State
+from compute.link import Link, LinkBroken
+from compute.offline import hush
+from compute.pipeline import BrokenOutput, Cancelled
+from compute.tracestore import TraceStore
+from p2p.errors import Misconfigured, PeerFault, Refused, UnknownMessage
+
+if TYPE_CHECKING:
+    from compute.device import Device, Finished
+
+ORPHAN_S = 60.0
+ATTACH_S = 10.0
+_WATCH_S = 0.5
+EXIT_MISCONFIGURED = 2
+EXIT_DEVICE_FAILED = 75
+
+Outcome = tuple[Any, ...]  # messages, in the order in which they go out
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one worker runs. ``memory`` bounds the weights in bytes (0: no bound), ``threads`` 0 is torch's choice."""
+
+    socket: Path
+    parent: int
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 0
+    memory: int = 0
+    orphan_s: float = ORPHAN_S
+
+
+class Progress:
+    """What the device does and since when nothing moved. Written by its thread, read by the event loop."""
+
+    def __init__(self) -> None:
+        self.phase, self.moved_at = m.Phase.LOADING, trio.current_time()
+
+    def move(self, phase: m.Phase, now: float) -> None:
+        """The device showed life."""
+        self.phase, self.moved_at = phase, now
+
+
+class WorkerProcess:
+    """One device, one board of jobs, at most one node. Invariant: one thing at a time runs on the device."""
+
+    def __init__(self, settings: Settings, entries: tuple[ModelEntry, ...], traces: TraceStore) -> None:
+        self._settings, self._entries, self._traces = settings, entries, traces
+        self._board: JobBoard[Outcome] = JobBoard()
+        self._progress = Progress()
+        self._link: Link | None = None
+        self._alone_since = trio.current_time()
+        self._arrived = trio.Event()
+        self._turn = trio.Lock()  # fair: who waits longest gets the device next
+        self._opened = trio.Event()
+        self._device: Device | None = None
+        self._device_name = settings.device
+        dtype = Dtype.FP32 if settings.dtype == "auto" else Dtype(settings.dtype)
+        self._capability = Capability(tuple(e.capability(dtype) for e in self._entries))
+        self._token = trio.lowlevel.current_trio_token()
+        self.exit_code = 0
+
+    async def run(self) -> int:
+        """Serve until it is time to end; returns the exit code."""
+        with trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM) as listening:
+            await listening.bind(str(self._settings.socket))
+            listening.listen(8)
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                nursery.start_soon(trio.serve_listeners, self._serve, [trio.SocketListener(listening)])
+                nursery.start_soon(self._watch)
+                nursery.start_soon(self._work)
+        return self.exit_code
+
+    # -- connections ---------------------------------------------------------------------------------------------
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        link = Link(stream)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(link.run)
+                with trio.fail_after(ATTACH_S):
+                    first = await link.receive()
+                if isinstance(first, m.Attach) and first.channel is m.Channel.HEALTH:
+                    await self._answer_pings(link)
+                elif isinstance(first, m.Attach):
+                    await self._obey(link)
+                nursery.cancel_scope.cancel()
+        except* (LinkBroken, PeerFault, UnknownMessage, trio.TooSlowError):
+            pass  # a connection that ends or talks nonsense is closed; the worker goes on
+        finally:
+            if self._link is link:
+                self._link, self._alone_since = None, trio.current_time()
+            await link.aclose()
+
+    async def _answer_pings(self, link: Link) -> None:
+        me = psutil.Process()
+        async for ping in link.messages():
+            if isinstance(ping, m.Ping):
+                quiet = int((trio.current_time() - self._progress.moved_at) * 1000)
+                link.say(m.Pong(ping.number, self._progress.phase, quiet, me.memory_info().rss))
+
+    async def _obey(self, link: Link) -> None:
+        if self._link is not None:
+            await self._link.aclose()
+        self._link = link
+        self._say(m.Ready(os.getpid(), self._device_name, self._capability))
+        async with trio.open_nursery() as nursery:
+            async for command in link.messages():
+                match command:
+                    case m.RunJob():
+                        self._submit(command)
+                    case m.CancelJob():
+                        self._board.cancel(command.job_id)
+                    case m.OpenTrace():
+                        nursery.start_soon(self._open_trace, link, command)
+                    case m.ReplayStep() | m.ReplayStart() | m.ReplayPicture():
+                        nursery.start_soon(self._replay, link, command)
+                    case m.End():
+                        self._scope.cancel()
+            nursery.cancel_scope.cancel()
+
+    def _say(self, message: Any) -> None:
+        """To the node, if there is one. What it misses it asks for again when it is back."""
+        if self._link is None:
+            return
+        try:
+            self._link.say(message)
+        except LinkBroken:
+            self._link, self._alone_since = None, trio.current_time()
+
+    # -- jobs ----------------------------------------------------------------------------------------------------
+
+    def _submit(self, command: m.RunJob) -> None:
+        try:
+            job = self._board.submit(command.job_id, command.spec)
+        except Refused as exc:
+            self._say(m.JobFailed(command.job_id, exc.code, exc.hint[:128], False))
+            return
+        if job.state is State.ENDED and job.outcome is not None:
+            for message in job.outcome:
+                self._say(message)
+        elif job.state is State.QUEUED:
+            self._arrived.set()
+        else:
+            self._say(m.JobStepped(job.job_id, job.step, job.spec.shape.steps, job.eta_ms))
+
+    async def _work(self) -> None:
+        if not await self._open_device():
+            return
+        while True:
+            self._arrived = trio.Event()
+            job = self._board.take()
+            if job is None:
+                self._progress.move(m.Phase.IDLE, trio.current_time())
+                await self._arrived.wait()
+                continue
+            async with self._turn:
+                await self._run(job)
+
+    async def _open_device(self) -> bool:
+        make = partial(_make_device, self._settings, self._entries, self._traces, self._model_changed)
+        try:
+            self._device, self._device_name = await _in_thread(make)
+        except Misconfigured as exc:
+            self._give_up(str(exc), EXIT_MISCONFIGURED)
+            return False
+        self._opened.set()
+        for entry in self._entries:
+            self._progress.move(m.Phase.LOADING, trio.current_time())
+            try:
+                await _in_thread(partial(self._device.load, entry.model))
+            except Misconfigured as exc:
+                print(exc, file=sys.stderr)
+                self._say(m.ModelFailed(entry.model, str(exc)[:256]))
+        return True
+
+    async def _run(self, job: BoardJob[Outcome]) -> None:
+        assert self._device is not None
+        self._progress.move(m.Phase.LOADING, trio.current_time())
+        try:
+            done = await _in_thread(partial(self._device.run, job.job_id, job.spec, partial(self._stepped, job)))
+        except Cancelled:
+            if job.state is State.CANCELLING:
+                self._board.end(job.job_id, (), 0, self._now())
+            else:
+                self._board.requeue(job.job_id)
+        except Refused as exc:
+            self._fail(job, exc.code, exc.hint, passing=False)
+        except (BrokenOutput, Misconfigured) as exc:
+            self._fail(job, "BROKEN_MODEL", str(exc), passing=True)
+        except (MemoryError, RuntimeError) as exc:  # torch reports a full device and a broken kernel as RuntimeError
+            full = isinstance(exc, MemoryError) or "out of memory" in str(exc).lower()
+            self._fail(job, "OUT_OF_MEMORY" if full else "DEVICE_FAILED", str(exc), passing=True)
+            self._give_up(f"the device failed: {exc}", EXIT_DEVICE_FAILED)
+        else:
+            outcome = _outcome(job.job_id, done)
+            if self._board.end(job.job_id, outcome, sum(len(a.data) for a in done.artifacts), self._now()):
+                for message in outcome:
+                    self._say(message)
+
+    def _stepped(self, job: BoardJob[Outcome], step: int, eta_ms: int) -> None:
+        """In the device's thread, after each step."""
+        if job.state is State.CANCELLING:
+            raise Cancelled
+        self._token.run_sync_soon(self._note_step, job, step, eta_ms)
+
+    def _note_step(self, job: BoardJob[Outcome], step: int, eta_ms: int) -> None:
+        self._progress.move(m.Phase.RUNNING, trio.current_time())
+        if job.state is State.RUNNING:
+            self._board.progress(job.job_id, step, eta_ms)
+            self._say(m.JobStepped(job.job_id, step, job.spec.shape.steps, eta_ms))
+
+    def _fail(self, job: BoardJob[Outcome], code: str, hint: str, *, passing: bool) -> None:
+        failed = m.JobFailed(job.job_id, code, hint[:128], passing)
+        if self._board.end(job.job_id, (failed,), 0, self._now(), passing=passing):
+            self._say(failed)
+
+    def _model_changed(self, entry: ModelCapability) -> None:
+        """In the device's thread."""
+        self._token.run_sync_soon(self._note_model, entry)
+
+    def _note_model(self, entry: ModelCapability) -> None:
+        self._capability = self._capability.updated(entry)
+        self._say(m.ModelChanged(entry))
+
+    # -- traces --------------------------------------------------------------------------------------------------
+
+    async def _open_trace(self, link: Link, command: m.OpenTrace) -> None:
+        try:
+            leaves = await trio.to_thread.run_sync(self._traces.open, command.job_id, command.indexes)
+        except Refused as exc:
+            link.say(m.RequestFailed(command.request, exc.code, exc.hint[:128]))
+            return
+        for leaf in leaves:
+            link.say(m.LeafOpened(command.request, leaf))
+
+    async def _replay(self, link: Link, command: m.ReplayStep | m.ReplayStart | m.ReplayPicture) -> None:
+        await self._opened.wait()
+        assert self._device is not None
+        c, device = command, self._device
+        match c:
+            case m.ReplayStep():
+                work: Callable[[], Any] = partial(device.replay_step, c.spec, c.index, c.dtype, c.before, c.after)
+            case m.ReplayStart():
+                work = partial(device.replay_start, c.spec, c.dtype, c.noise)
+            case m.ReplayPicture():
+                work = partial(device.replay_picture, c.spec, c.dtype, c.latents, c.picture)
+        async with self._turn:
+            try:
+                found = await _in_thread(work)
+            except (Refused, Misconfigured) as exc:
+                code = exc.code if isinstance(exc, Refused) else "BROKEN_MODEL"
+                link.say(m.RequestFailed(c.request, code, str(exc)[:128]))
+            else:
+                link.say(m.Replayed(c.request, found.max_diff_nano, found.relative_ppm))
+
+    # -- its own end ---------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            await trio.sleep(_WATCH_S)
+            self._board.expire(self._now())
+            await trio.to_thread.run_sync(self._traces.expire)
+            if self._link is not None:
+                continue
+            alone = trio.current_time() - self._alone_since
+            orphan = os.getppid() != self._settings.parent
+            if alone > self._settings.orphan_s or (orphan and not self._board.keeps):
+                self._scope.cancel()
+
+    def _give_up(self, reason: str, code: int) -> None:
+        print(reason, file=sys.stderr)
+        self.exit_code = code
+        self._scope.cancel()
+
+    def _now(self) -> int:
+        return int(trio.current_time() * 1000)
+
+
+async def _in_thread(work: Callable[[], Any]) -> Any:
+    """Off the event loop. Abandoned when the worker ends: the process exits without waiting for the device."""
+    return await trio.to_thread.run_sync(work, abandon_on_cancel=True)  # type: ignore[call-arg]  # stubs of an old trio
+
+
+def _make_device(
+    settings: Settings,
+    entries: tuple[ModelEntry, ...],
+    traces: TraceStore,
+    on_change: Callable[[ModelCapability], None],
+) -> tuple[Device, str]:
+    """In the device's thread: the first import of torch takes seconds."""
+    import torch
+
+    from compute.device import Device, describe, pick
+
+    hush()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    name, dtype = pick(settings.device, settings.dtype)
+    return Device(name, dtype, entries, traces, settings.memory, on_change), describe(name)
+
+
+def _outcome(job_id: bytes, done: Finished) -> Outcome:
+    heads = tuple(m.ArtifactHead(a.media_type, len(a.data)) for a in done.artifacts)
+    parts = [
+        m.ArtifactPart(job_id, index, artifact.data[at : at + m.PART])
+        for index, artifact in enumerate(done.artifacts)
+        for at in range(0, len(artifact.data), m.PART)
+    ]
+    head = m.JobDone(job_id, heads, done.trace_root, done.dtype, done.load_ms, done.run_ms)
+    return (head, *parts)
