@@ -19,7 +19,7 @@ from enum import Enum, auto
 from ledger.money import Settlement
 from market.bid import Prefer
 from market.offer import Offer
-from market.prefilter import Matched
+from market.prefilter import MAX_ROUNDS, Matched
 from market.quote import MAX_HOLD_MS, RFQ, Quote
 from market.refusal import Code, Refusal, listed
 from market.scoring import ASKED, Candidate, Chance, draw, score
@@ -31,7 +31,6 @@ LONGEST_WINDOW_MS = 800
 HOLD_BEYOND_MS = 500
 UNKNOWN_RTT_MS = 400
 AWARD_ANSWER_MS = 5000
-MAX_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)

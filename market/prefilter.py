@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from heapq import merge
 from itertools import islice
 
 from compute.spec import JobShape
@@ -19,12 +20,14 @@ from market.bid import time_price
 from market.book import Ask, OrderBook, Posting, Profile, profile_of
 from market.offer import unfit
 from market.refusal import Code, Refusal, Rule, hint_for, listed
-from market.scoring import BAND, UNKNOWN, Candidate, View, finish_ms, predicted_ms, score
+from market.scoring import UNKNOWN, Candidate, View, finish_ms, predicted_ms, score
 from p2p.peer import PeerId
 
 SMALL_JOB = 20_000_000  # units
 SMALL_JOB_DEVELOPMENT = 1_000_000_000
-_LOOKED_AT = 64  # heads of one shelf, among them those of one crowded subnet
+MAX_ROUNDS = 4  # of one auction, each with one offer of a subnet at most
+_KEPT = 12  # candidates never met, by score and again by price
+_LOOKED_AT = 128  # among them those of one crowded subnet
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class _Sieve:
         self.dearest = MAX_WEI if terms.limit is None else terms.limit * MILLION // self.units
         self.excluded: Counter[Rule] = Counter()
         self.candidates: list[Candidate] = []
+        self.open: list[tuple[list[Ask], int | None]] = []  # shelves that serve, each with its predicted finish
         self.eligible = self.waiting = 0
         self.serving: list[int] = []  # prices that fail no rule but price, the lowest of each shelf
         self.able: list[int] = []  # the same of those that could do such a job at all
@@ -127,6 +131,7 @@ class _Sieve:
         self.excluded[Rule.MODEL] = here - sum(map(len, shelves.values()))
         for profile, shelf in shelves.items():
             self._shelf(profile, shelf)
+        self.candidates += self._strangers()
         for posting, view in self._met():
             self._one(posting, view)
         best = min(self.serving, default=None)
@@ -155,10 +160,10 @@ class _Sieve:
             self._count(rule, count)
         if self._unmet_rule(0, finish) is not None:
             return
-        heads = list(islice((ask for ask in shelf if ask[1] not in self.views), _LOOKED_AT))
-        if heads and self._unmet_rule(heads[0][0], finish) is None:
-            self.serving.append(price_for(self.units, heads[0][0]))
-        self.candidates += self._heads(heads, finish)
+        first = next((price for price, seller in shelf if seller not in self.views), None)
+        if first is not None and self._unmet_rule(first, finish) is None:
+            self.serving.append(price_for(self.units, first))
+        self.open.append((shelf, finish))
 
     def _levels(self, shelf: list[Ask], finish: int | None) -> Iterator[tuple[Rule | None, int]]:
         within = bisect_right(shelf, self.dearest, key=lambda ask: ask[0])
@@ -183,20 +188,38 @@ class _Sieve:
         """The highest price per million that what newcomers may still owe us covers."""
         return self.terms.newcomer_room * MILLION // self.units
 
-    def _heads(self, heads: list[Ask], finish: int | None) -> Iterator[Candidate]:
-        subnets: set[bytes] = set()
-        taken = 0
-        for price, seller in heads:
-            if taken == BAND or price > min(self.dearest, self._room()):
+    def _strangers(self) -> Iterator[Candidate]:
+        """The best by score and the cheapest of those nobody here met: enough for every draw of one auction."""
+        taken: set[PeerId] = set()
+        for by_price in (False, True):
+            near: Counter[bytes] = Counter()
+            kept = 0
+            heads = merge(*(self._ranked(shelf, finish, by_price) for shelf, finish in self.open))
+            for _, seller, finish in islice(heads, _LOOKED_AT):
+                posting = self.book.posting(seller, self.shape.pipeline)
+                assert posting is not None
+                subnet, payout = posting.subnet or seller, posting.offer.payout
+                if near[subnet] == MAX_ROUNDS or near[payout] == MAX_ROUNDS:
+                    continue
+                near[subnet] += 1
+                near[payout] += 1
+                if seller not in taken:
+                    taken.add(seller)
+                    yield self._candidate(posting, UNKNOWN, finish)
+                kept += 1
+                if kept == _KEPT:
+                    break
+
+    def _ranked(self, shelf: list[Ask], finish: int | None, by_price: bool) -> Iterator[tuple[int, PeerId, int | None]]:
+        """A shelf's strangers within the limits, best first: on one shelf the cheapest is also the best."""
+        highest, time_wei = min(self.dearest, self._room()), self.terms.time_wei
+        waited = self.terms.deadline_ms if finish is None else finish
+        for price, seller in shelf:
+            if price > highest:
                 return
-            posting = self.book.posting(seller, self.shape.pipeline)
-            assert posting is not None
-            if posting.subnet is not None and posting.subnet in subnets:
-                continue
-            if posting.subnet is not None:
-                subnets.add(posting.subnet)
-            taken += 1
-            yield self._candidate(posting, UNKNOWN, finish)
+            if seller not in self.views:
+                wei = price_for(self.units, price)
+                yield wei if by_price else score(wei, time_wei, waited, UNKNOWN.delivered_ppm), seller, finish
 
     def _one(self, posting: Posting, view: View) -> None:
         """Take a seller we know out of its shelf's count, and judge it by what we know."""
