@@ -6,10 +6,10 @@ tree and out of the host's ``run``: one malformed negotiation kills the node.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
@@ -19,7 +19,7 @@ from p2p.hardening.inbound import DOORKEEPER, Doorkeeper
 from p2p.hardening.pinned import Ground, Patch
 from p2p.peer import PeerId
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 OnFault = Callable[[PeerId, str, Exception], None]
 _ON_FAULT = "pasar_on_fault"  # the attribute of a swarm that hears of what was contained
@@ -29,7 +29,7 @@ _stock_push = Pubsub.push_msg
 def install_guard(host: Any, on_fault: OnFault, doorkeeper: Doorkeeper | None = None) -> None:
     """Contain every exception of every stream handler of ``host``; call it once, before the host runs.
 
-    ``on_fault(peer, protocol, error)`` hears of each, on the loop and outside any handler; it returns at once and raises
+    ``on_fault(peer, protocol, error)`` hears of each, outside any handler; it returns at once and raises
     nothing. Streams that merely end or break are no fault and are not reported. ``doorkeeper(ip)`` is asked before the
     handshake of each inbound connection, when the patch ``inbound-slots`` is in.
     """
@@ -52,7 +52,7 @@ def install_guard(host: Any, on_fault: OnFault, doorkeeper: Doorkeeper | None = 
 def _report(swarm: Any, peer: ID, protocol: str, exc: Exception) -> None:
     on_fault: OnFault | None = getattr(swarm, _ON_FAULT, None)
     if on_fault is None:
-        log.warning("contained a fault of %s in %s: %s", peer, protocol, type(exc).__name__)
+        log.info("fault_contained", peer=str(peer), protocol=protocol, error=type(exc).__name__)
     else:
         on_fault(PeerId(peer.to_bytes()), protocol, exc)
 

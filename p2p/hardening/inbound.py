@@ -5,10 +5,10 @@ Knows no rate and no address range; who is let in is the doorkeeper's to say.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 import trio
 from libp2p.abc import IMuxedConn
 from libp2p.network.connection.raw_connection import RawConnection
@@ -16,7 +16,7 @@ from libp2p.network.swarm import Swarm
 
 from p2p.hardening.pinned import Ground, Patch
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 Doorkeeper = Callable[[str], bool]
 DOORKEEPER = "pasar_doorkeeper"  # the attribute of a swarm that holds its doorkeeper
@@ -38,7 +38,7 @@ async def _serve_inbound(swarm: Any, raw: Any, maddr: Any, failure: Any) -> None
     try:
         muxed = await swarm.upgrade_inbound_raw_conn(RawConnection(raw, False), maddr)
     except Exception as exc:  # a stranger's handshake may fail in any way, in four libraries; it is refused, no more
-        log.debug("inbound handshake failed: %s", type(exc).__name__)
+        log.debug("inbound_handshake_failed", error=type(exc).__name__)
         return
     for conn in swarm.get_connections(muxed.peer_id):
         if conn.muxed_conn is muxed:

@@ -1,5 +1,7 @@
 """The library's log, made fit to be read: no tracebacks, one line a record, and no peer can fill the disk with it.
 
+What the library calls a warning or an error is a peer that left or broke a rule: nothing that the operator of this
+node can act on. All of it is handed on as DEBUG; what does concern this node is raised, and logged where it is caught.
 Knows nothing of what is said. The clock is an argument, so that a minute need not pass to see the counters start anew.
 """
 
@@ -20,11 +22,11 @@ _PEER = re.compile(r"\b(?:16Uiu2|12D3Koo|Qm)[1-9A-HJ-NP-Za-km-z]{20,60}")
 
 
 class Throttle(logging.Filter):
-    """Lets LINES lines of one subject pass in a window. What passes is one line, and has no traceback."""
+    """Lets LINES lines of one subject pass in a window, as one line of DEBUG each, without traceback."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._clock = clock
+        self._log, self._clock = log, clock
         self._since = clock()
         self._seen: Counter[str] = Counter()
         self.dropped = 0
@@ -32,6 +34,8 @@ class Throttle(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if not _is_library(record):
             return True
+        if not self._log.isEnabledFor(logging.DEBUG):
+            return False
         now = self._clock()
         if now - self._since >= WINDOW:
             self._since = now
@@ -45,6 +49,7 @@ class Throttle(logging.Filter):
         last = self._seen[subject] == LINES
         record.msg, record.args = (f"{text} (more of this kind is not shown for a while)" if last else text), ()
         record.exc_info = record.exc_text = record.stack_info = None
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         return True
 
     def _subject(self, record: logging.LogRecord, text: str) -> str:
@@ -78,13 +83,13 @@ def _one_line(record: logging.LogRecord) -> str:
 
 def quieten() -> Throttle:
     """Put one throttle before everything the library logs, through its own loggers and through the root's."""
-    throttle = Throttle()
+    root = logging.getLogger()
+    throttle = Throttle(root)
     logger = logging.getLogger(LIBRARY)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
     logger.handlers[:] = [forward := _Forward()]
     forward.addFilter(throttle)
-    root = logging.getLogger()
     root.addFilter(throttle)
     if not root.handlers:
         # The library calls logging.debug(), which would set up the root itself, on stderr, in a format of its own.

@@ -6,16 +6,16 @@ broken the protocol and loses the connection.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
+import structlog
 import trio
 from libp2p.stream_muxer.yamux import yamux
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
 from p2p.hardening.pinned import Ground, Patch
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 CONNECTION_BUFFER = 64 << 20  # bytes received and not yet read, over all streams of a connection
 FRAME_MOST = 1 << 20  # bytes of one frame; 64 KiB is what every known implementation sends
@@ -67,6 +67,7 @@ class BufferBook(dict[int, bytearray]):
         """Count ``size`` bytes that arrive for a stream. Raises Overflow when its peer had no credit for them."""
         stream = self._streams.get(stream_id)
         if stream is not None and size > stream.recv_window:
+            log.info("peer_cut_off", peer=str(stream.conn.peer_id), sent=size, credit=stream.recv_window)
             raise Overflow(f"stream {stream_id}: {size} bytes on a credit of {stream.recv_window}")
         self.total += size
 
@@ -101,7 +102,7 @@ async def _read_data_body(self: Any, length: int) -> bytes:
     """The body of a frame, after a look at its announced length: nothing is allocated for what is too much."""
     held = self.stream_buffers.total
     if length > FRAME_MOST or held + length > CONNECTION_BUFFER:
-        log.warning("closing a connection of %s: a frame of %d bytes on %d held", self.peer_id, length, held)
+        log.info("peer_cut_off", peer=str(self.peer_id), frame=length, held=held)
         raise Overflow(f"a frame of {length} bytes on {held} held")
     body: bytes = await _stock_body(self, length)
     return body
@@ -119,7 +120,7 @@ async def _accept_stream(self: Any) -> Any:
         if len(self.streams) <= STREAMS_PER_PEER or _open_inbound(self) <= STREAMS_PER_PEER:
             return stream
         if len(self.streams) > STREAMS_KEPT:
-            log.warning("closing a connection of %s: it keeps %d streams", self.peer_id, len(self.streams))
+            log.info("peer_cut_off", peer=str(self.peer_id), streams=len(self.streams))
             await self.close(yamux.GO_AWAY_PROTOCOL_ERROR)
         else:
             await stream.reset()
@@ -149,14 +150,14 @@ async def _grant_credit(self: Any, *, bytes_read: int = 0) -> None:
     try:
         self.conn._nursery.start_soon(_send_grant, self, granted)
     except RuntimeError:
-        log.debug("the connection ended before a grant")  # its nursery has closed; nobody waits for credit any more
+        return  # the connection has ended and its nursery closed: nobody waits for credit any more
 
 
 async def _send_grant(stream: Any, granted: int) -> None:
     try:
         await stream.send_window_update(granted)
     except Exception as exc:  # the connection is breaking, in one of many ways; its reading task clears up
-        log.debug("no grant sent: %s", type(exc).__name__)
+        log.debug("grant_not_sent", error=type(exc).__name__)
 
 
 def _few_grants() -> None:
