@@ -1,0 +1,171 @@
+"""ControlLines: the gateway's open control streams, one for each seller it asks, kept for the next question.
+
+An RFQ goes out on the line and its answer comes back by the RFQ's digest, so many auctions share one line. A line that
+breaks fails what waits on it and is opened anew by the next question. Signatures are checked here; what a quote means
+is the auction's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from market.hello import Greeter
+from market.protocol import CONTROL
+from market.quote import RFQ, Quote, QuoteRefusal, Release
+from p2p.envelope import Signed, open_from
+from p2p.errors import PasarError, PeerFault, Unavailable
+from p2p.peer import PeerId, peer_text
+from p2p.stream import MessageStream
+from p2p.transport import Network
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = structlog.get_logger(__name__)
+
+ANSWER_TIMEOUT_S = 5.0
+MAX_LINES = 512
+
+Reach = Callable[[PeerId], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """A quote and the envelope that proves it."""
+
+    quote: Quote
+    envelope: Signed
+
+
+Answer = Quoted | QuoteRefusal
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """One question on its way, and its answer once there is one; None when the line broke first."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    answer: Answer | None = None
+
+
+@dataclass(slots=True)
+class _Line:
+    stream: MessageStream
+    waiting: dict[bytes, _Waiting] = field(default_factory=dict)
+
+
+class ControlLines:
+    """At most one line per seller and ``MAX_LINES`` in all; the one unused for longest goes first."""
+
+    def __init__(self, network: Network, greeter: Greeter, reach: Reach) -> None:
+        self._network, self._greeter, self._reach = network, greeter, reach
+        self._lines: dict[PeerId, _Line] = {}
+        self._opening: dict[PeerId, trio.Lock] = {}
+        self._rtts: dict[PeerId, int] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the readers of all lines until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    @property
+    def rtts(self) -> dict[PeerId, int]:
+        """Smoothed milliseconds from question to answer, by seller."""
+        return self._rtts
+
+    async def ask(self, seller: PeerId, rfq: RFQ) -> Answer:
+        """The seller's answer. Raises Unavailable when there is none in time, PeerFault for an answer that is none."""
+        line = await self._line(seller)
+        digest, asked_at = rfq.digest, trio.current_time()
+        waiting = line.waiting[digest] = _Waiting()
+        try:
+            await line.stream.send(rfq)
+            with trio.move_on_after(ANSWER_TIMEOUT_S):
+                await waiting.done.wait()
+        finally:
+            line.waiting.pop(digest, None)
+        if waiting.answer is None:
+            raise Unavailable("no answer to the request for a quote")
+        self._measure(seller, int((trio.current_time() - asked_at) * 1000))
+        return waiting.answer
+
+    async def release(self, seller: PeerId, rfq: bytes) -> None:
+        """Let go of a quote. Lost when the line is: the hold runs out by itself."""
+        line = self._lines.get(seller)
+        if line is not None:
+            try:
+                await line.stream.send(Release(rfq))
+            except Unavailable:
+                self._drop(seller, line)
+
+    async def _line(self, seller: PeerId) -> _Line:
+        lock = self._opening.setdefault(seller, trio.Lock())
+        async with lock:
+            line = self._lines.pop(seller, None)
+            if line is None:
+                line = await self._open(seller)
+            self._lines[seller] = line  # last in the order of use
+        if not lock.locked():
+            self._opening.pop(seller, None)
+        while len(self._lines) > MAX_LINES:
+            oldest = next(iter(self._lines))
+            self._drop(oldest, self._lines[oldest])
+        return line
+
+    async def _open(self, seller: PeerId) -> _Line:
+        await self._reach(seller)
+        stream = MessageStream(await self._network.open(seller, CONTROL))
+        await self._greeter.say(stream)
+        line = _Line(stream)
+        if self._nursery is None:
+            raise Unavailable("the gateway is stopping")
+        self._nursery.start_soon(self._read, seller, line)
+        return line
+
+    async def _read(self, seller: PeerId, line: _Line) -> None:
+        """Hand answers to whoever waits, until the line ends; what still waits then has no answer."""
+        try:
+            await self._greeter.hear(line.stream)
+            while (said := await line.stream.receive()) is not None:
+                self._hand_over(seller, line, said)
+        except PeerFault as fault:
+            log.warning("control line closed", seller=peer_text(seller), code=fault.code)
+        except PasarError as exc:
+            log.debug("control line lost", seller=peer_text(seller), reason=str(exc))
+        finally:
+            self._drop(seller, line)
+            with trio.CancelScope(shield=True), trio.move_on_after(1):
+                await line.stream.reset()
+
+    def _hand_over(self, seller: PeerId, line: _Line, said: object) -> None:
+        answer: Answer
+        if isinstance(said, QuoteRefusal):
+            digest, answer = said.rfq, said
+        elif isinstance(said, Signed):
+            quote = open_from(said, Quote, seller)
+            digest, answer = quote.rfq, Quoted(quote, said)
+        else:
+            raise PeerFault(f"{type(said).__name__} on a control line")
+        waiting = line.waiting.get(digest)
+        if waiting is not None and waiting.answer is None:
+            waiting.answer = answer
+            waiting.done.set()
+
+    def _drop(self, seller: PeerId, line: _Line) -> None:
+        if self._lines.get(seller) is line:
+            del self._lines[seller]
+        for waiting in line.waiting.values():
+            waiting.done.set()
+
+    def _measure(self, seller: PeerId, took_ms: int) -> None:
+        known = self._rtts.pop(seller, took_ms)
+        self._rtts[seller] = known + (took_ms - known) // 4
+        if len(self._rtts) > 4 * MAX_LINES:
+            del self._rtts[next(iter(self._rtts))]

@@ -1,0 +1,121 @@
+"""QuoteDesk: the seller's end of ``/pasar/control/1``. Answers RFQs, keeps holds, and says what an award took.
+
+The rules are in ``market/quote.py``; this shell brings the questions, signs the answers and remembers which shape each
+open quote is for. Knows no job stream; the orchestrator asks ``take`` when an award arrives there.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from compute.spec import JobShape
+from ledger.money import Settlement
+from market.hello import Greeter
+from market.jobwire import BUSY, OTHER_BODY, Award
+from market.offer import Offer
+from market.protocol import CONTROL
+from market.quote import RFQ, Decline, Places, Quote, QuoteRefusal, Quoting, Release
+from p2p.envelope import Signer, open_from, sign
+from p2p.errors import PasarError, PeerFault, Refused
+from p2p.peer import Address, PeerId, address_of, peer_text
+from p2p.stream import MessageStream
+from p2p.transport import Network, Stream
+
+log = structlog.get_logger(__name__)
+
+MAX_REMEMBERED = 4096
+IDLE_S = 3600.0
+
+
+class QuoteDesk:
+    """Every open quote has its shape remembered; an award is taken once."""
+
+    def __init__(
+        self,
+        network: Network,
+        greeter: Greeter,
+        signer: Signer,
+        settlement: Settlement,
+        *,
+        offer: Callable[[str], Offer | None],
+        places: Callable[[JobShape], Places],
+        funded: Callable[[Address], bool],
+    ) -> None:
+        self._network, self._greeter, self._signer, self._settlement = network, greeter, signer, settlement
+        self._offer, self._places, self._funded = offer, places, funded
+        self._quoting = Quoting(signer.peer, greeter.network, settlement)
+        self._shapes: OrderedDict[bytes, JobShape] = OrderedDict()
+        self.draining = False
+
+    def serve(self) -> None:
+        """Answer on every control stream from now on."""
+        self._network.serve(CONTROL, self._accept)
+
+    def held(self) -> int:
+        """Places kept for open quotes."""
+        return self._quoting.held(_now_ms())
+
+    def take(self, award: Award, gateway: PeerId) -> tuple[str, str]:
+        """Whether this award takes an open quote of ours: ("", "") or a code with a hint. A quote is taken once.
+
+        Raises PeerFault for a quote that is not ours.
+        """
+        if self.draining:
+            return BUSY, "this orchestrator is about to stop"
+        quote = open_from(award.quote, Quote, self._signer.peer)
+        shape = self._shapes.get(quote.rfq)
+        if shape is None or quote.gateway != gateway:
+            return BUSY, "no open quote of ours"
+        agreed = (quote.price, quote.finish_by_ms, quote.late_rate, quote.settlement, shape)
+        asked = (award.price, award.finish_by_ms, award.late_rate, award.settlement, award.spec.shape)
+        if agreed != asked:
+            return OTHER_BODY, "the award differs from the quote it names"
+        if self._quoting.award(quote.rfq, gateway, self._places(shape).free, _now_ms()) is None:
+            return BUSY, "the quote is over and no place is left"
+        return "", ""
+
+    async def _accept(self, raw: Stream) -> None:
+        stream = MessageStream(raw)
+        try:
+            await self._greeter.greet(stream)
+            while (said := await stream.receive(timeout=IDLE_S)) is not None:
+                await self._answer(stream, said)
+            await stream.aclose()
+        except Refused as exc:
+            log.info("control stream refused", peer=peer_text(raw.peer), code=exc.code)
+            await stream.reset()
+
+    async def _answer(self, stream: MessageStream, said: object) -> None:
+        if isinstance(said, Release):
+            self._quoting.release(said.rfq, stream.peer, _now_ms())
+            return
+        if not isinstance(said, RFQ):
+            raise PeerFault(f"{type(said).__name__} on a control stream")
+        answer = self._quote(said, stream.peer)
+        await stream.send(sign(answer, self._signer) if isinstance(answer, Quote) else answer)
+
+    def _quote(self, rfq: RFQ, gateway: PeerId) -> Quote | QuoteRefusal:
+        if self.draining:
+            return QuoteRefusal(rfq.digest, Decline.DRAINING)
+        offer = self._offer(rfq.shape.pipeline)
+        if offer is None or offer.unfit(rfq.shape) is not None:
+            return QuoteRefusal(rfq.digest, Decline.NOT_OFFERED)
+        try:
+            funded = self._funded(address_of(gateway))
+            answer = self._quoting.answer(rfq, gateway, offer, self._places(rfq.shape), _now_ms(), funded=funded)
+        except PasarError as exc:
+            log.info("cannot quote", gateway=peer_text(gateway), reason=str(exc))
+            return QuoteRefusal(rfq.digest, Decline.BUSY)
+        if isinstance(answer, Quote):
+            self._shapes[answer.rfq] = rfq.shape
+            if len(self._shapes) > MAX_REMEMBERED:
+                self._shapes.popitem(last=False)
+        return answer
+
+
+def _now_ms() -> int:
+    return int(trio.current_time() * 1000)
