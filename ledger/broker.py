@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ledger.money import Settlement
-from ledger.ticket import Ticket, TicketCode, check_signature, ticket_hash, wins
+from ledger.ticket import Ticket, TicketCode, Winner, check_signature, wins
 from p2p.errors import Refused
 from p2p.peer import Address, keccak256
 
@@ -53,20 +53,6 @@ class BrokerTerms:
 
 
 @dataclass(frozen=True, slots=True)
-class WinningTicket:
-    """What a redemption takes: the ticket, its signature, and the rand that only its recipient knew."""
-
-    ticket: Ticket
-    signature: bytes
-    rand: bytes
-
-    @property
-    def hash(self) -> bytes:
-        """The name under which the broker remembers it."""
-        return ticket_hash(self.ticket)
-
-
-@dataclass(frozen=True, slots=True)
 class SenderInfo:
     """A sender's funds. ``withdraw_round`` is 0 unless it unlocks."""
 
@@ -84,8 +70,8 @@ class Broker(Protocol):
     def unlock(self, sender: Address, now: int) -> None: ...
     def cancel_unlock(self, sender: Address, now: int) -> None: ...
     def withdraw(self, sender: Address, now: int) -> int: ...
-    def redeem(self, winner: WinningTicket, now: int) -> None: ...
-    def redeem_batch(self, winners: Sequence[WinningTicket], now: int) -> list[bool]: ...
+    def redeem(self, winner: Winner, now: int) -> None: ...
+    def redeem_batch(self, winners: Sequence[Winner], now: int) -> list[bool]: ...
     def withdraw_fees(self, recipient: Address, amount: int, now: int) -> None: ...
 
     def info(self, sender: Address) -> SenderInfo: ...
@@ -141,7 +127,7 @@ class MemoryBroker:
         self.paid_out += had.deposit + had.reserve
         return had.deposit + had.reserve
 
-    def redeem(self, winner: WinningTicket, now: int) -> None:
+    def redeem(self, winner: Winner, now: int) -> None:
         """Pay the whole face value, from the deposit first and the reserve then."""
         number = self.touch(now)
         _must((wrong := self._why_not(winner, number)) == "", wrong)
@@ -152,9 +138,9 @@ class MemoryBroker:
             had, deposit=had.deposit - from_deposit, reserve=had.reserve - from_reserve
         )
         self.fees[ticket.recipient] = self.fees_of(ticket.recipient) + ticket.face_value
-        self.used.add(winner.hash)
+        self.used.add(winner.ticket_hash)
 
-    def redeem_batch(self, winners: Sequence[WinningTicket], now: int) -> list[bool]:
+    def redeem_batch(self, winners: Sequence[Winner], now: int) -> list[bool]:
         """Each on its own: one that fails is passed over. Which were paid."""
         paid = []
         for winner in winners:
@@ -183,7 +169,7 @@ class MemoryBroker:
     def round_hash(self, number: int) -> bytes | None:
         return self.rounds.get(number)
 
-    def _why_not(self, winner: WinningTicket, now_round: int) -> str:
+    def _why_not(self, winner: Winner, now_round: int) -> str:
         """The first of the contract's checks that fails, in the contract's order; empty when none does."""
         ticket = winner.ticket
         if ticket.recipient == _NOBODY:
@@ -194,9 +180,9 @@ class MemoryBroker:
             return wrong
         if keccak256(winner.rand) != ticket.rand_hash:
             return "recipientRand does not match recipientRandHash"
-        if winner.hash in self.used:
+        if winner.ticket_hash in self.used:
             return "ticket is used"
-        code = check_signature(winner.hash, winner.signature, ticket.sender)
+        code = check_signature(winner.ticket_hash, winner.signature, ticket.sender)
         if code is not TicketCode.OK:
             return _SIGNATURE_TEXT[code]
         if not wins(winner.signature, winner.rand, ticket.win_prob):

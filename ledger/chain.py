@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
-from ledger.broker import BrokerTerms, WinningTicket, is_development
+from ledger.broker import BrokerTerms, is_development
 from ledger.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ledger.contract import call_data, event_of, redeem_data, result_of, topic_of
 from ledger.cover import NO_COVER, Cover, Round
 from ledger.money import Settlement
 from ledger.rpc import HttpRpc, Rpc, RpcRefused, ask
+from ledger.ticket import Winner
+from ledger.transactor import refusal_of
 from p2p.errors import MalformedMessage, Misconfigured, Refused, Unavailable
 from p2p.peer import Address, address_text, parse_address
 
@@ -269,10 +271,8 @@ class Chain:
         """Wei that redeemed tickets earned a recipient and that it did not withdraw yet. Raises Unavailable."""
         return int(await self.view("fees", recipient))
 
-    async def rehearse(self, winners: Sequence[WinningTicket]) -> list[Refused | None]:
+    async def rehearse(self, winners: Sequence[Winner]) -> list[Refused | None]:
         """What redeeming each alone would come to right now: None, or the contract's reason. Raises Unavailable."""
-        from ledger.transactor import refusal_of
-
         to = address_text(self.settlement.broker)
         calls = [{"to": to, "data": "0x" + redeem_data(winner).hex()} for winner in winners]
         answers = await self.rpc.batch([("eth_call", [call, "latest"]) for call in calls])

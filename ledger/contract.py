@@ -15,7 +15,8 @@ from typing import Any
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 
-from ledger.broker import BrokerTerms, WinningTicket
+from ledger.broker import BrokerTerms
+from ledger.ticket import Winner
 from p2p.errors import Unavailable
 from p2p.peer import keccak256
 
@@ -82,18 +83,18 @@ def result_of(function: str, data: bytes) -> Any:
     return _plain(values[0] if len(outputs) == 1 else values)
 
 
-def redeem_data(winner: WinningTicket) -> bytes:
+def redeem_data(winner: Winner) -> bytes:
     """The call that redeems one ticket."""
     return call_data("redeemWinningTicket", *_redemption(winner))
 
 
-def batch_data(winners: Sequence[WinningTicket]) -> bytes:
+def batch_data(winners: Sequence[Winner]) -> bytes:
     """The call that redeems many; those that fail are passed over."""
     tuples = [_redemption(winner) for winner in winners]
     return call_data("batchRedeemWinningTickets", *(list(column) for column in zip(*tuples, strict=True)))
 
 
-def _redemption(winner: WinningTicket) -> tuple[Any, bytes, int]:
+def _redemption(winner: Winner) -> tuple[Any, bytes, int]:
     t = winner.ticket
     fields = (t.recipient, t.sender, t.face_value, t.win_prob, t.nonce, t.rand_hash, t.aux_data)
     return fields, winner.signature, int.from_bytes(winner.rand, "big")

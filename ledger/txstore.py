@@ -54,6 +54,7 @@ class MemoryTransactions:
 
     async def record(self, sent: SentTransaction) -> None:
         self.sent[sent.hash] = sent
+        self.ended.pop(sent.hash, None)
 
     async def end(self, sent: SentTransaction, *, mined: bool) -> None:
         same = [h for h, s in self.sent.items() if (s.chain_id, s.key, s.nonce) == _place(sent)]

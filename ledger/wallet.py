@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import trio
 
-from ledger.broker import WinningTicket
 from ledger.chain import Chain
 from ledger.contract import batch_data, call_data, event_of, redeem_data
 from ledger.money import ETH, wei_text
 from ledger.rpc import RpcRefused, ask
+from ledger.ticket import Winner
 from ledger.transactions import Call
 from ledger.transactor import Mined, Patience, Transactor
 from ledger.txstore import MemoryTransactions, TransactionStore
@@ -36,7 +36,7 @@ class Redeemed:
     mined: Mined
     paid: frozenset[tuple[Address, int, int]]
 
-    def has(self, winner: WinningTicket) -> bool:
+    def has(self, winner: Winner) -> bool:
         ticket = winner.ticket
         return (ticket.sender, ticket.nonce, int.from_bytes(winner.rand, "big")) in self.paid
 
@@ -87,7 +87,7 @@ class Wallet:
         """Give the current round its hash, when nobody else did for long."""
         return await self._refreshed(await self._send("initializeRound"))
 
-    async def redeem(self, winners: Sequence[WinningTicket]) -> Redeemed:
+    async def redeem(self, winners: Sequence[Winner]) -> Redeemed:
         """Redeem in one transaction. Of several, those that fail are passed over; a single one raises Reverted."""
         data = redeem_data(winners[0]) if len(winners) == 1 else batch_data(winners)
         mined = await self._transactor.send(Call(self._chain.settlement.broker, data))
