@@ -54,6 +54,7 @@ TABLES = (
         at_ms INTEGER NOT NULL,
         PRIMARY KEY (side, settlement, peer, job_id, attempt, slice)) STRICT, WITHOUT ROWID""",
     "CREATE INDEX debits_by_job ON debits (job_id)",
+    "CREATE INDEX debits_by_time ON debits (at_ms)",
     """CREATE TABLE winners (
         settlement TEXT NOT NULL, ticket_hash BLOB NOT NULL, sender BLOB NOT NULL, recipient BLOB NOT NULL,
         face BLOB NOT NULL, win_prob BLOB NOT NULL, nonce INTEGER NOT NULL, rand_hash BLOB NOT NULL,
@@ -69,7 +70,7 @@ TABLES = (
         PRIMARY KEY (settlement, sender, epoch)) STRICT, WITHOUT ROWID""",
     """CREATE TABLE txs (
         chain_id INTEGER NOT NULL, key BLOB NOT NULL, nonce INTEGER NOT NULL, tx_hash BLOB NOT NULL, raw BLOB NOT NULL,
-        state TEXT NOT NULL CHECK (state IN ('sent', 'confirmed', 'replaced', 'failed')), at_ms INTEGER NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('sent', 'mined', 'dropped')), at_ms INTEGER NOT NULL,
         PRIMARY KEY (chain_id, key, nonce, tx_hash)) STRICT, WITHOUT ROWID""",
     """CREATE TABLE customers (
         customer TEXT PRIMARY KEY, paid_in BLOB NOT NULL, paid_out BLOB NOT NULL, spent BLOB NOT NULL
