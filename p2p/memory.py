@@ -270,8 +270,14 @@ class MemoryNode:
 @asynccontextmanager
 async def running(*nodes: MemoryNode) -> AsyncGenerator[None]:
     """Run ``nodes`` while the block runs."""
+    error: Exception | None = None
     async with trio.open_nursery() as nursery:
         for node in nodes:
             await nursery.start(node.run)
-        yield
+        try:
+            yield
+        except Exception as exc:  # the caller's own: to leave as itself, not in the nursery's group
+            error = exc
         nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error

@@ -1,7 +1,7 @@
 """Who is there: provider keys that change every day, put again while we are up, and asked for by kind.
 
-A kind is a role or a pipeline, ``gateway`` or ``pipeline/text-to-image``. Keys are H(kind, network, day), so that no one
-can sit on one for ever. Works over any Discovery; its calendar is an argument.
+A kind is a role or a pipeline, ``gateway`` or ``pipeline/text-to-image``. Keys are H(kind, network, day), so that
+nobody can sit on one for ever. Works over any Discovery; its calendar is an argument.
 """
 
 from __future__ import annotations
