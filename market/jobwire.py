@@ -137,7 +137,7 @@ class JobRefusal:
 @message("tickets", 1)
 @dataclass(frozen=True, slots=True)
 class Tickets:
-    """A payment. A repeat is byte for byte the same, and gets the same verdict."""
+    """A payment. A repeat is byte for byte the same and gets the same verdict; an empty one asks for TicketParams."""
 
     job_id: JobId
     attempt: Attempt

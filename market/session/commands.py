@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from market.jobwire import Award, JobMessage
+from market.jobwire import Award, JobMessage, JobRefusal
 from p2p.envelope import Signed
 
 # -- both sides ------------------------------------------------------------------------------------------------------
@@ -68,6 +68,7 @@ class Close:
     cost: int = 0
     paid: int = 0
     hint: str = ""
+    refusal: JobRefusal | None = None
 
 
 # -- the seller ------------------------------------------------------------------------------------------------------
@@ -91,6 +92,14 @@ class CreditPayment:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferParams:
+    """Make fresh TicketParams for this gateway. -> ParamsOffered"""
+
+    journal_first: ClassVar[bool] = False
+    payment_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class StartWork:
     """Work the job, or this slice; attach when it runs already. -> Stepped, PreviewMade, WorkDone or SliceWorked"""
 
@@ -108,9 +117,9 @@ class CancelWork:
 
 @dataclass(frozen=True, slots=True)
 class SealArtifacts:
-    """Seal the result under a fresh key and sign the Commitment. -> SealMade"""
+    """Seal the result under a fresh key and sign the Commitment. -> SealMade (or WorkFailed)"""
 
-    journal_first: ClassVar[bool] = False
+    journal_first: ClassVar[bool] = True
     price: int
     late_ms: int
 
@@ -136,7 +145,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Pay:
-    """Sign and journal tickets worth ``amount``. -> PaymentReady (a repeat: the same bytes)
+    """Sign and journal tickets worth ``amount``. -> PaymentReady (a repeat: the same bytes) or PaymentDeclined
 
     ``cover`` is the credit the seller wants to see for this job that is not yet earned, ``amount`` included. With
     ``replaces`` the seller has signed that the payment of this id was not credited: sign it anew under ``params``.
@@ -223,6 +232,6 @@ class Measure:
     value: int
 
 
-SellerCommand = JudgeAward | CreditPayment | StartWork | CancelWork | SealArtifacts | SignReceipt | Forget
+SellerCommand = JudgeAward | CreditPayment | OfferParams | StartWork | CancelWork | SealArtifacts | SignReceipt | Forget
 BuyerCommand = Pay | SettlePayment | OpenSeal | Deliver | DeliverSlice | Report | ShowPreview | RefuseCancel | Measure
 Command = Journal | SendMessage | SendBlob | Debit | Fault | Close | SellerCommand | BuyerCommand

@@ -74,6 +74,14 @@ class PaymentJudged:
 
 
 @dataclass(frozen=True, slots=True)
+class ParamsOffered:
+    """Answer to OfferParams."""
+
+    payment_id: bytes
+    params: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Stepped:
     """The worker finished a step of ``steps``."""
 
@@ -155,13 +163,25 @@ class PaymentReady:
 
 
 @dataclass(frozen=True, slots=True)
+class PaymentDeclined:
+    """Other answer to Pay: not under these TicketParams (expired, or from before an unclean start), or not at all.
+
+    An empty ``code`` asks for fresh params; any other ends the attempt.
+    """
+
+    payment_id: bytes
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PaymentSettled:
-    """Answer to SettlePayment: what the seller's signed verdict credited.
+    """Answer to SettlePayment, with its ``verdict``: what the seller credited by its signature.
 
     ``refused`` when it says, signed, that nothing of this payment was or will be credited.
     """
 
     payment_id: bytes
+    verdict: bytes
     credited: int
     refused: bool = False
 
@@ -183,6 +203,7 @@ Link = Connected | Disconnected | Ticked | Restarted | BlobReceived
 SellerOwn = (
     AwardJudged
     | PaymentJudged
+    | ParamsOffered
     | Stepped
     | PreviewMade
     | SliceWorked
@@ -192,5 +213,5 @@ SellerOwn = (
     | BlobSent
     | ReceiptSigned
 )
-BuyerOwn = Awarded | PaymentReady | PaymentSettled | CancelAsked | Opened
+BuyerOwn = Awarded | PaymentReady | PaymentDeclined | PaymentSettled | CancelAsked | Opened
 Event = JobMessage | Link | SellerOwn | BuyerOwn
