@@ -8,7 +8,7 @@ subnet of a seller is told by the caller, who alone knows it. Knows no bid and n
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -78,6 +78,7 @@ class OrderBook:
         self._postings: dict[Key, Posting] = {}
         self._live: Counter[tuple[str | Settlement, ...]] = Counter()
         self._shelves: dict[tuple[str, Settlement, bytes], dict[Profile, list[Ask]]] = {}
+        self._sellers: dict[str, list[PeerId]] = {}  # of each pipeline, sorted, for pages
         self._expiry: list[tuple[int, Key, int]] = []
         self._measured: set[PeerId] = set()
         self._crowds: dict[bytes, dict[Key, None]] = {}  # never-measured postings by subnet, in order of arrival
@@ -167,9 +168,9 @@ class OrderBook:
 
     def page(self, pipeline: str, after: PeerId | None, most: int = 32) -> tuple[Signed, ...]:
         """Envelopes for a newcomer's book, by seller id, so that a page is asked for by the last one seen."""
-        start = b"" if after is None else bytes(after)
-        sellers = sorted(peer for peer, name in self._postings if name == pipeline and peer > start)
-        return tuple(self._postings[PeerId(peer), pipeline].envelope for peer in sellers[:most])
+        sellers = self._sellers.get(pipeline, [])
+        start = 0 if after is None else bisect_right(sellers, after)
+        return tuple(self._postings[peer, pipeline].envelope for peer in sellers[start : start + most])
 
     def _equivocated(self, key: Key, known: Posting, offer: Offer, envelope: Signed) -> Verdict:
         """Both go, and none of that serial comes back. Only the first sight of it costs the forwarder."""
@@ -202,6 +203,7 @@ class OrderBook:
     def _insert(self, key: Key, posting: Posting) -> None:
         offer = posting.offer
         self._postings[key] = posting
+        insort(self._sellers.setdefault(offer.pipeline, []), offer.seller)
         heappush(self._expiry, (_over(offer), key, offer.serial))
         if len(self._expiry) > 2 * len(self._postings) + 1024:  # refreshes leave stale entries
             self._expiry = [(_over(p.offer), k, p.offer.serial) for k, p in self._postings.items()]
@@ -217,6 +219,10 @@ class OrderBook:
     def _remove(self, key: Key) -> None:
         posting = self._postings.pop(key)
         offer = posting.offer
+        sellers = self._sellers[offer.pipeline]
+        del sellers[bisect_left(sellers, offer.seller)]
+        if not sellers:
+            del self._sellers[offer.pipeline]
         crowd = self._crowds.get(posting.subnet or b"", {})
         crowd.pop(key, None)
         if not crowd:

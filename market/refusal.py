@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from ledger.money import Amount, wei_text
+from ledger.money import Amount
 from p2p.codec import U32, Size, message
 
 
@@ -106,5 +106,5 @@ def hint_for(counts: Mapping[Rule, int], cheapest_wei: int, limit_wei: int) -> s
     if not bitten:
         return "no offers are known yet: wait a little, or check the bootstrap address"
     if Rule.PRICE in counts and counts[Rule.PRICE] and cheapest_wei > limit_wei:
-        return f"raise the limit: the cheapest asks {wei_text(cheapest_wei)}, the limit is {wei_text(limit_wei)}"
+        return f"raise the limit: the cheapest asks {cheapest_wei} wei, the limit is {limit_wei} wei"
     return _ADVICE.get(bitten[-1], "raise the limit")

@@ -1,0 +1,86 @@
+"""Scores are whole wei and monotone; the draw asks few, of different places, and newcomers now and then."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from market.bid import Prefer
+from market.book import Posting
+from market.scoring import BAND, Candidate, draw, score
+from p2p.peer import Address
+from tests.support.market_values import UNSIGNED, offer, stranger
+
+amounts = st.integers(0, 2**100)
+
+
+def candidate(
+    number: int, value: int, *, newcomer: bool = False, subnet: bytes | None = None, payout: int | None = None
+) -> Candidate:
+    made = offer(stranger(number), payout=Address((payout or number).to_bytes(20, "big")), price=value)
+    return Candidate(Posting(made, UNSIGNED, subnet), value, None, value, newcomer, 800_000, 0, None)
+
+
+@given(amounts, amounts, st.integers(0, 10**9), st.integers(0, 10**6))
+def test_a_score_never_beats_the_price_and_grows_with_each_part(price: int, time: int, finish: int, share: int) -> None:
+    base = score(price, time, finish, share)
+    assert base >= price
+    assert score(price + 1, time, finish, share) > base
+    assert score(price, time, finish + 1000, share) >= base
+    assert share == 0 or score(price, time, finish, share - 1) >= base
+    assert score(price, 0, finish, 10**6) == price
+
+
+def test_an_auction_in_numbers() -> None:
+    assert score(1000, 60, 2500, 800_000) == 1000 + 150 + 200
+    assert score(1, 1, 1, 999_999) == 3, "each part is rounded up"
+
+
+candidates = st.lists(
+    st.tuples(
+        st.integers(0, 50), st.booleans(), st.sampled_from([None, b"a", b"b", b"c"]), st.sampled_from([None, 7, 8])
+    ),
+    max_size=14,
+).map(lambda rows: [candidate(n + 1, v, newcomer=f, subnet=s, payout=p) for n, (v, f, s, p) in enumerate(rows)])
+
+
+@given(candidates, st.sampled_from(Prefer), st.randoms(use_true_random=False))
+def test_a_draw_is_small_distinct_and_of_the_candidates(
+    pool: list[Candidate], prefer: Prefer, chance: random.Random
+) -> None:
+    drawn = draw(pool, prefer, chance)
+    assert len(drawn) <= 3
+    assert bool(drawn) == bool(pool)
+    assert all(one in pool for one in drawn)
+    subnets = [one.posting.subnet for one in drawn if one.posting.subnet is not None]
+    payouts = [one.posting.offer.payout for one in drawn]
+    assert len(set(subnets)) == len(subnets)
+    assert len(set(payouts)) == len(payouts)
+
+
+def test_prefer_speed_spreads_over_the_best_eight_and_no_further() -> None:
+    pool = [candidate(n, n) for n in range(1, 21)]
+    chance, asked = random.Random(3), Counter()
+    for _ in range(2000):
+        asked.update(one.price for one in draw(pool, Prefer.SPEED, chance))
+    assert set(asked) == set(range(1, BAND + 1))
+    assert min(asked.values()) > 0.8 * 2000 * 3 / BAND
+
+
+def test_prefer_price_asks_the_three_cheapest() -> None:
+    pool = [candidate(n, n) for n in range(1, 21)]
+    assert [one.price for one in draw(pool, Prefer.PRICE, random.Random(3))] == [1, 2, 3]
+
+
+def test_one_auction_of_twenty_keeps_a_place_for_a_newcomer() -> None:
+    pool = [candidate(n, n, newcomer=n > 15) for n in range(1, 21)]
+    chance = random.Random(5)
+    with_newcomer = sum(any(one.newcomer for one in draw(pool, Prefer.SPEED, chance)) for _ in range(4000))
+    assert 120 < with_newcomer < 280
+
+
+def test_a_single_candidate_is_drawn_whatever_chance_says() -> None:
+    assert draw([candidate(1, 5)], Prefer.SPEED, random.Random(1)) == [candidate(1, 5)]
