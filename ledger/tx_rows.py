@@ -55,6 +55,7 @@ class JournalTransactions:
 
     def _insert(self, tx: Transaction, row: tuple[object, ...]) -> None:
         tx.db.execute(
-            "INSERT INTO txs VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = 'sent' WHERE state = 'failed'",
+            "INSERT INTO txs VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET state = 'sent' WHERE state = 'failed'",
             row,
         )

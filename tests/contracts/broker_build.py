@@ -1,4 +1,4 @@
-"""Compile the broker: ``python tests/contracts/build.py`` writes ledger/contracts/broker.json anew."""
+"""Compile the broker: ``python tests/contracts/broker_build.py`` writes ledger/contracts/broker.json anew."""
 
 from __future__ import annotations
 
