@@ -1,0 +1,190 @@
+"""Orchestrator: sells compute. Says what it offers, quotes, takes awards, has the work done, is paid.
+
+    Offering (gossip) · QuoteDesk (control streams) · Sale (one per award, job streams) · the machine that works
+
+A job stream may be a new award or the second stream of an old conversation; which one, its first message says. What
+was open when the process died is restored from the journal and goes on. Knows no chain; the books do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from compute.spec import JobShape
+from compute.work import Machine
+from ledger.cover import CoverSource
+from ledger.journal import Writes
+from ledger.receiving import ReceivingBooks
+from market import jobwire as wire
+from market.bookfeed import BookFeed
+from market.conversation import closing, now_ms
+from market.hello import Greeter
+from market.keeping import Keeping
+from market.offering import Offering, Terms
+from market.protocol import JOB
+from market.quote import Places
+from market.quotedesk import QuoteDesk
+from market.sale import Sale, Shop
+from market.session import Selling, SellingState, events
+from market.sessionstore import Kept, SessionStore
+from p2p.envelope import Signer
+from p2p.errors import MalformedMessage, PeerFault, Refused, Unavailable, UnknownMessage
+from p2p.peer import Address, PeerId, peer_text
+from p2p.stream import JOB_FRAME, MessageStream
+from p2p.transport import Gossip, Network, Stream
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = structlog.get_logger(__name__)
+
+FIRST_MESSAGE_S = 10.0
+MAX_SALES = 1024  # open or kept; beyond, awards are declined
+Name = tuple[PeerId, bytes, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Supplies:
+    """What an orchestrator is made of; every part is owned and run by somebody else."""
+
+    signer: Signer
+    network: Network
+    gossip: Gossip
+    greeter: Greeter
+    feed: BookFeed
+    machine: Machine
+    journal: Writes
+    books: ReceivingBooks
+    cover: CoverSource
+    keeping: Keeping
+    terms: Terms
+    small_job: int
+    development: bool
+    wall_time: Callable[[], float]
+    reached: Callable[[str], None] = lambda point: None
+
+
+class Orchestrator:
+    """At most ``terms.slots`` sales are in work at a time, and each (gateway, job, attempt) has one Sale."""
+
+    def __init__(self, supplies: Supplies) -> None:
+        self._s = s = supplies
+        self.offering = Offering(s.signer, s.gossip, s.feed, s.greeter, s.terms, s.machine.capability, s.wall_time)
+        self.desk = QuoteDesk(
+            s.network,
+            s.greeter,
+            s.signer,
+            s.terms.settlement,
+            offer=self.offering.current,
+            places=self._places,
+            funded=self._funded,
+        )
+        self._shop = Shop(
+            signer=s.signer,
+            network=s.greeter.network,
+            settlement=s.terms.settlement,
+            books=s.books,
+            machine=s.machine,
+            desk=self.desk,
+            store=SessionStore(s.journal, "selling", s.wall_time),
+            keeping=s.keeping,
+            small_job=s.small_job,
+            development=s.development,
+            wall_time=s.wall_time,
+            spare=self._spare,
+            reached=s.reached,
+        )
+        self._sales: dict[Name, Sale] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Started means: old sales go on, quotes are given, offers are said."""
+        async with trio.open_nursery() as self._nursery:
+            for kept in await self._shop.store.load():
+                await self._restore(kept)
+            self._s.network.serve(JOB, self._accept)
+            self.desk.serve()
+            await self._nursery.start(self.offering.run)
+            task_status.started()
+
+    async def drain(self) -> None:
+        """Take nothing new, and wait until nothing is in work."""
+        self.desk.draining = True
+        await self.offering.withdraw()
+        while any(sale.in_work or sale.session.state is SellingState.SEALING for sale in self._sales.values()):
+            await trio.sleep(0.1)
+
+    # -- what the desk asks ------------------------------------------------------------------------------------------
+
+    def _places(self, shape: JobShape) -> Places:
+        capability = self._s.machine.capability()
+        in_work = sum(sale.in_work for sale in self._sales.values())
+        run_ms = capability.predict_ms(shape) if capability.fits(shape) else 0
+        return Places(free=max(0, self._s.terms.slots - in_work), queue=in_work, queue_ms=0, run_ms=run_ms)
+
+    def _funded(self, gateway: Address) -> bool:
+        return self._s.cover.deposit_of(gateway).total > 0
+
+    def _spare(self, sender: Address, job_id: bytes) -> int:
+        """The gateway's credit, less what its other sales here hold."""
+        held = sum(
+            sale.session.held for (_, job, _), sale in self._sales.items() if sale.sender == sender and job != job_id
+        )
+        return max(0, self._s.books.credit_of(sender) - held)
+
+    # -- job streams -------------------------------------------------------------------------------------------------
+
+    async def _accept(self, raw: Stream) -> None:
+        stream = MessageStream(raw, JOB_FRAME)
+        try:
+            await self._s.greeter.greet(stream)
+            said = await stream.receive(timeout=FIRST_MESSAGE_S)
+            if said is None:
+                return
+            if not isinstance(said, wire.Award | wire.Tickets | wire.Cancellation | wire.Resume | wire.Closure):
+                raise PeerFault(f"{type(said).__name__} opens no job stream")
+            sale = await self._sale_for(raw.peer, said)
+            if sale is None:
+                await stream.send(wire.Closure(said.job_id, said.attempt, wire.UNKNOWN))
+                return
+            await sale.talk.attach(stream, opening=said)
+        except (Refused, Unavailable) as exc:
+            log.debug("job stream ended", peer=peer_text(raw.peer), reason=str(exc))
+        finally:
+            await closing(stream)
+
+    async def _sale_for(self, gateway: PeerId, said: wire.FromGateway) -> Sale | None:
+        name = (gateway, said.job_id, said.attempt)
+        sale = self._sales.get(name)
+        if sale is None and isinstance(said, wire.Award) and len(self._sales) < MAX_SALES:
+            sale = await self._begin(name, Selling())
+        return sale
+
+    async def _begin(self, name: Name, session: Selling) -> Sale:
+        gateway, job_id, attempt = name
+        sale = self._sales[name] = Sale(self._shop, gateway, session, (job_id, attempt))
+        if self._nursery is None:
+            raise Unavailable("the orchestrator is stopping")
+        await self._nursery.start(self._run_sale, name, sale)
+        return sale
+
+    async def _run_sale(self, name: Name, sale: Sale, *, task_status: TaskStatus[None]) -> None:
+        try:
+            await sale.run(task_status=task_status)
+        finally:
+            self._sales.pop(name, None)
+
+    async def _restore(self, kept: Kept) -> None:
+        try:
+            session = Selling.restore(kept.record, now_ms(), kept.age_ms)
+        except (MalformedMessage, UnknownMessage) as exc:
+            log.error("a kept session cannot be read", job=kept.job_id.hex()[:16], reason=str(exc))
+            return
+        sale = await self._begin((kept.peer, kept.job_id, kept.attempt), session)
+        sale.talk.post(events.Restarted())
+        log.info("sale restored", job=kept.job_id.hex()[:16], attempt=kept.attempt, state=session.state.value)

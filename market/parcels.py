@@ -1,0 +1,111 @@
+"""Parcels: the blobs of one job, both ways, over whatever streams the job has.
+
+What we may be asked for is offered, what we wait for is expected by digest and size, and only that is taken in. A
+lost stream loses nothing that was written. Bytes are held in memory, at most ``MAX_HELD`` for a job: larger results
+are refused by name. The pure windows of ``p2p/blobs.py`` decide; knows no session.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import trio
+
+from market.jobwire import BlobHave, BlobRef
+from p2p.blobs import CHUNK, BlobHead, Chunk, ChunkAck, Incoming, Outgoing
+from p2p.errors import MalformedMessage
+from p2p.stream import MessageStream
+
+MAX_HELD = 64 * 2**20  # a picture of 1024 x 1024 is 4 MiB at most
+
+
+class Parcels:
+    """Every blob is whole and has its digest before ``get`` gives it."""
+
+    def __init__(self) -> None:
+        self._offered: dict[bytes, bytes] = {}
+        self._incoming: dict[bytes, Incoming] = {}
+        self._parts: dict[bytes, dict[int, bytes]] = {}
+        self._whole: dict[bytes, bytes] = {}
+        self._sending: dict[bytes, tuple[Outgoing, trio.Event]] = {}
+
+    def offer(self, ref: BlobRef, data: bytes) -> None:
+        """These bytes may be sent from now on."""
+        self._offered[ref.blob] = data
+
+    def expect(self, ref: BlobRef) -> bool:
+        """Take this blob in when it comes; whether it is here already. Raises Refused TOO_LARGE."""
+        if ref.blob in self._whole:
+            return True
+        if ref.blob not in self._incoming:
+            held = sum(incoming.head.size for incoming in self._incoming.values())
+            parts = self._parts[ref.blob] = {}
+            head = BlobHead(ref.blob, ref.size, ref.digest)
+            self._incoming[ref.blob] = Incoming(head, parts.__setitem__, cap=MAX_HELD - held)
+        return self._settle(ref.blob)
+
+    def get(self, ref: BlobRef) -> bytes | None:
+        """The whole blob, or None while it is not here."""
+        return self._whole.get(ref.blob)
+
+    def haves(self) -> tuple[BlobHave, ...]:
+        """Which chunks of what is expected are here."""
+        found = ((blob, incoming.have().bitmap) for blob, incoming in self._incoming.items())
+        return tuple(BlobHave(blob, bitmap) for blob, bitmap in found if bitmap)
+
+    def take(self, chunk: Chunk) -> tuple[ChunkAck, bool]:
+        """Write a chunk: its acknowledgement, and whether the blob is whole with it.
+
+        Raises MalformedMessage for a chunk nobody waits for, or with the wrong bytes.
+        """
+        incoming = self._incoming.get(chunk.blob)
+        if incoming is None:
+            raise MalformedMessage("a chunk of a blob that nobody waits for")
+        was_here = chunk.blob in self._whole
+        ack = incoming.take(chunk) if not was_here else ChunkAck(chunk.blob, chunk.index)
+        return ack, not was_here and self._settle(chunk.blob)
+
+    def acked(self, ack: ChunkAck) -> None:
+        """The other side has written a chunk. One about a blob that is not under way is nothing."""
+        if ack.blob in self._sending:
+            outgoing, room = self._sending[ack.blob]
+            outgoing.acked(ack)
+            room.set()
+
+    async def send(self, stream: MessageStream, blob: bytes, have: bytes = b"") -> bool:
+        """Send what is not in ``have``; True when every chunk is acknowledged. Raises Unavailable, MalformedMessage.
+
+        False for a blob that is not on offer, or is under way already.
+        """
+        data = self._offered.get(blob)
+        if data is None or blob in self._sending:
+            return False
+        head = BlobHead(blob, len(data), sha256(data).digest())
+        outgoing = Outgoing(head, have=have)
+        try:
+            while not outgoing.done:
+                room = trio.Event()
+                self._sending[blob] = (outgoing, room)
+                while (index := outgoing.next_index()) is not None:
+                    await stream.send(outgoing.chunk(index, data[index * CHUNK : (index + 1) * CHUNK]))
+                if not outgoing.done:
+                    await room.wait()
+        finally:
+            self._sending.pop(blob, None)
+        return True
+
+    def forget(self) -> None:
+        """Nothing of this job is needed any more."""
+        for held in (self._offered, self._incoming, self._parts, self._whole):
+            held.clear()
+
+    def _settle(self, blob: bytes) -> bool:
+        incoming = self._incoming[blob]
+        if not incoming.complete:
+            return False
+        parts = self._parts[blob]
+        whole = b"".join(parts[offset] for offset in sorted(parts))
+        incoming.check(sha256(whole).digest())
+        self._whole[blob] = whole
+        parts.clear()
+        return True

@@ -1,0 +1,309 @@
+"""Sale: the orchestrator's side of one attempt at one job; carries out what the selling machine commands.
+
+The machine decides, this acts: judges the award against our own quote, credits tickets, has the work done, seals it,
+signs the Receipt. One Sale lives from the award until nothing of it need be kept. Knows no offer and no auction.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from compute.spec import Verification
+from compute.work import Machine, Step
+from ledger.money import Settlement
+from ledger.receiving import ReceivingBooks
+from ledger.ticket import Payment
+from market import jobwire as wire
+from market.conversation import Conversation
+from market.keeping import Finished, Keeping, KeptWork
+from market.parcels import Parcels
+from market.quote import Quote
+from market.quotedesk import QuoteDesk
+from market.receipt import PROTOCOL, Receipt, Times, digests_of
+from market.reputation import NEWCOMER_JOBS
+from market.sealing import context, ref_of, seal, sealed_artifact
+from market.session import Selling, SellingState, commands, events
+from market.sessionstore import SessionStore
+from p2p.codec import decode_as, encode
+from p2p.envelope import Signer, sign
+from p2p.errors import MalformedMessage, PeerFault, Refused, Unavailable, UnknownMessage
+from p2p.peer import Address, PeerId, address_of, peer_text
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = structlog.get_logger(__name__)
+
+TRACE_KEPT_MS = 600_000
+IN_WORK = (SellingState.JUDGING, SellingState.COVERING, SellingState.WORKING, SellingState.PAUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """What all sales of one orchestrator share. ``small_job`` is in units, ``settlement`` our own."""
+
+    signer: Signer
+    network: str
+    settlement: Settlement
+    books: ReceivingBooks
+    machine: Machine
+    desk: QuoteDesk
+    store: SessionStore
+    keeping: Keeping
+    small_job: int
+    development: bool
+    wall_time: Callable[[], float]
+    spare: Callable[[Address, bytes], int]  # a gateway's credit that no other sale than the named one holds
+    reached: Callable[[str], None] = lambda point: None  # told at points that a restart must survive
+
+
+class Sale:
+    """One conversation, one machine. ``run`` ends when the attempt is forgotten."""
+
+    def __init__(self, shop: Shop, gateway: PeerId, session: Selling, name: tuple[bytes, int]) -> None:
+        self._shop, self.gateway, self.session, self.name = shop, gateway, session, name
+        self.sender = address_of(gateway)
+        self.parcels = Parcels()
+        self.talk = Conversation(session, shop.signer.peer, self.parcels, self._perform, buying=False)
+        self.log = log.bind(job=name[0].hex()[:16], attempt=name[1], gateway=peer_text(gateway)[-8:])
+        self._finished: Finished | None = None
+        self._working: trio.CancelScope | None = None
+        self._nursery: trio.Nursery | None = None
+        self._awarded_at = int(shop.wall_time() * 1000)
+
+    @property
+    def in_work(self) -> bool:
+        """Whether this sale takes one of our places."""
+        return self.session.state in IN_WORK
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until the attempt is over and forgotten. Leaving stops its work."""
+        await self._restore_parcels()
+        async with trio.open_nursery() as self._nursery:
+            await self.talk.run(task_status=task_status)
+            self._nursery.cancel_scope.cancel()
+
+    async def _perform(self, command: commands.Command) -> None:
+        match command:
+            case commands.Journal(record=record):
+                await self._shop.store.put(self.gateway, *self.name, record)
+            case commands.JudgeAward(award=award):
+                self.talk.post(await self._judge(award))
+            case commands.CreditPayment(payment_id=payment_id, payment=payment):
+                await self._credit(payment_id, payment)
+            case commands.OfferParams(payment_id=payment_id):
+                self.talk.post(events.ParamsOffered(payment_id, await self._params_if_any()))
+            case commands.StartWork(award=award):
+                self._start(award)
+            case commands.CancelWork():
+                if self._working is not None:
+                    self._working.cancel()
+            case commands.SealArtifacts(price=price, late_ms=late_ms):
+                await self._seal(price, late_ms)
+            case commands.SignReceipt(price=price, paid=paid):
+                await self._receipt(price, paid)
+            case commands.Debit(total=total):
+                await self._debit(total)
+            case commands.Fault(code=code):
+                self.log.warning("the gateway broke the rules", code=code)
+                await self._shop.books.record_fault(self.sender)
+            case commands.Close():
+                await self._close(command)
+            case commands.Forget():
+                await self._forget()
+
+    # -- the award ---------------------------------------------------------------------------------------------------
+
+    async def _judge(self, award: wire.Award) -> events.AwardJudged:
+        shop = self._shop
+        if award.settlement != shop.settlement:
+            return events.AwardJudged(wire.UNFUNDED, hint="we settle elsewhere")
+        code, hint = shop.desk.take(award, self.gateway)
+        if code:
+            return events.AwardJudged(code, hint=hint)
+        units, standing = award.spec.shape.units, shop.books.standing(self.sender)
+        if units > standing.limit(shop.small_job):
+            need, have = units, standing.limit(shop.small_job)
+            return events.AwardJudged("EXPOSURE", have, need, "a smaller job first: exposure grows with each delivered")
+        try:
+            params = await self._params(award.price)
+        except Refused as exc:
+            return events.AwardJudged(wire.UNFUNDED, exc.have, exc.need, exc.hint[:200])
+        except Unavailable as exc:
+            return events.AwardJudged(wire.BUSY, hint=str(exc)[:200])
+        newcomer = standing.delivered < NEWCOMER_JOBS and not standing.faults
+        first = newcomer and units <= shop.small_job
+        self.log.info("award taken", units=units, price=award.price, first=first)
+        return events.AwardJudged(params=params, spare=self._spare(), first=first)
+
+    async def _params(self, price: int) -> bytes:
+        """Fresh TicketParams for this gateway, encoded; none for a free job. Raises Refused, Unavailable."""
+        if not price:
+            return b""
+        return encode(await self._shop.books.params_for(self.sender, price, certain=await self._certain()))
+
+    async def _params_if_any(self) -> bytes:
+        """Fresh TicketParams, or none: the gateway asks again when it has none that serve."""
+        try:
+            return await self._params(self.session.award.price)
+        except (Refused, Unavailable) as exc:
+            self.log.info("no ticket params", reason=str(exc))
+            return b""
+
+    async def _certain(self) -> bool:
+        """On a development chain luck is helped on: whoever has sold a dozen jobs' worth without a win gets one."""
+        books = self._shop.books
+        sold_without = self._shop.development and books.standing(self.sender).delivered >= 2
+        return sold_without and not await books.won()
+
+    async def _credit(self, payment_id: bytes, data: bytes) -> None:
+        try:
+            payment = decode_as(Payment, data)
+            if payment.payment_id != payment_id:
+                raise PeerFault("a payment under another id than it says")
+        except (MalformedMessage, UnknownMessage, PeerFault) as exc:
+            self.log.warning("no payment", reason=str(exc))
+            return
+        verdict = await self._shop.books.receive(self.sender, payment)
+        params = encode(verdict.params) if verdict.params is not None else b""
+        self.log.info("tickets credited", tickets=len(payment.tickets), credited=verdict.credited)
+        self.talk.post(events.PaymentJudged(payment_id, encode(verdict), self._spare(), params))
+        self._shop.reached("tickets-credited")
+
+    def _spare(self) -> int:
+        return self._shop.spare(self.sender, self.name[0])
+
+    # -- the work ----------------------------------------------------------------------------------------------------
+
+    def _start(self, award: wire.Award) -> None:
+        if self._working is None and self._nursery is not None:
+            self._nursery.start_soon(self._work, award)
+
+    async def _work(self, award: wire.Award) -> None:
+        """Have the job done; a cancelled one leaves nothing."""
+        with trio.CancelScope() as self._working:
+            try:
+                self._finished = await self._generate(award)
+            except Refused as exc:
+                self.talk.post(events.WorkFailed(exc.code[:32], exc.hint[:200]))
+            except Unavailable as exc:
+                self.log.warning("worker lost", reason=str(exc))
+                self.talk.post(events.WorkFailed(wire.FAILED, "the worker was lost"))
+            else:
+                self.talk.post(events.WorkDone())
+        self._working = None
+
+    async def _generate(self, award: wire.Award) -> Finished:
+        wall, started = self._shop.wall_time, 0
+
+        def on_step(step: Step) -> None:
+            nonlocal started
+            started = started or int(wall() * 1000)
+            if step.step:
+                self.talk.post(events.Stepped(step.step, step.steps, step.eta_ms))
+
+        self.log.info("work started")
+        result = await self._shop.machine.generate(award.job_id, award.spec, on_step)
+        done = int(wall() * 1000)
+        started = min(started or done, done)
+        queued_ms = max(0, started - self._awarded_at)
+        return Finished(result, Times(self._awarded_at, started, done, queued_ms, result.run_ms))
+
+    # -- seal, Receipt -----------------------------------------------------------------------------------------------
+
+    async def _seal(self, price: int, late_ms: int) -> None:
+        award, finished = self.session.award, self._finished
+        if finished is None:  # restarted between the work and the seal: the worker has it still, or does it again
+            try:
+                finished = self._finished = await self._generate(award)
+            except (Refused, Unavailable) as exc:
+                self.talk.post(events.WorkFailed(wire.FAILED, str(exc)[:200]))
+                return
+        key, files = secrets.token_bytes(32), finished.result.artifacts
+        bound = [context(*self.name, index) for index in range(len(files))]
+        ciphers = [
+            await trio.to_thread.run_sync(seal, key, file.data, place) for file, place in zip(files, bound, strict=True)
+        ]
+        named = tuple(sealed_artifact(f.media_type, f.data, c) for f, c in zip(files, ciphers, strict=True))
+        work = KeptWork(
+            finished.result.dtype.value,
+            finished.result.trace_root,
+            digests_of([(f.media_type, f.data) for f in files]),
+            finished.times,
+            len(files),
+        )
+        await self._shop.keeping.put(*self.name, work, ciphers)
+        terms = await self._params_if_any()
+        commitment = sign(wire.Commitment(*self.name, named, price, late_ms, terms), self._shop.signer)
+        self._offer_ciphers(ciphers)
+        secret = sign(wire.SealKey(*self.name, key), self._shop.signer)
+        self.talk.post(events.SealMade(commitment, tuple(file.cipher for file in named), secret))
+        self.log.info("sealed", files=len(files), price=price, late_ms=late_ms)
+
+    async def _receipt(self, price: int, paid: int) -> None:
+        kept, award, shop = await self._shop.keeping.get(*self.name), self.session.award, self._shop
+        if kept is None:
+            self.talk.post(events.WorkFailed(wire.FAILED, "the sealed result is lost"))
+            return
+        work, _ = kept
+        traced = award.spec.shape.verification is Verification.TRACE
+        receipt = Receipt(
+            protocol=PROTOCOL,
+            network=shop.network,
+            settlement=shop.settlement,
+            job_id=award.job_id,
+            attempt=award.attempt,
+            gateway=self.gateway,
+            sender=self.sender,
+            orchestrator=shop.signer.peer,
+            quote=decode_as(Quote, award.quote.payload).digest,
+            spec=award.spec.digest,
+            pipeline=award.spec.shape.pipeline,
+            model=award.spec.shape.model,
+            dtype=work.dtype,
+            seed=award.spec.seed,
+            steps=award.spec.shape.steps,
+            artifacts=work.artifacts,
+            trace_root=work.trace_root if traced else None,
+            trace_kept_until=work.times.sealed_at + TRACE_KEPT_MS if traced else 0,
+            price=price,
+            paid=paid,
+            times=work.times,
+        )
+        self.talk.post(events.ReceiptSigned(sign(receipt, shop.signer)))
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    async def _debit(self, total: int) -> None:
+        try:
+            await self._shop.books.debit(self.sender, *self.name, total)
+        except Refused as exc:
+            self.log.error("a debit without credit", code=exc.code, have=exc.have, need=exc.need)
+            return
+        self._shop.reached("debited")
+
+    async def _close(self, close: commands.Close) -> None:
+        self.log.info("sale closed", code=close.code, cost=close.cost, earned=close.paid)
+        if close.code == wire.DONE:
+            await self._shop.books.record_delivered(self.sender)
+
+    async def _forget(self) -> None:
+        self.parcels.forget()
+        await self._shop.keeping.drop(*self.name)
+        await self._shop.store.drop(self.gateway, *self.name)
+        self.talk.finish()
+
+    async def _restore_parcels(self) -> None:
+        kept = await self._shop.keeping.get(*self.name) if self.session.record.seal is not None else None
+        if kept is not None:
+            self._offer_ciphers(kept[1])
+
+    def _offer_ciphers(self, ciphers: list[bytes]) -> None:
+        for cipher in ciphers:
+            self.parcels.offer(ref_of(cipher), cipher)
