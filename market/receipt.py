@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from compute.spec import MAX_SEED, MAX_STEPS, JobSpec, Verification
 from ledger.money import Amount, Settlement
 from market.offer import Dtype, NetworkName
-from p2p.codec import U32, U64, Hash, JobId, Name, Range, Size, decode, encode, message
-from p2p.envelope import Signed, Signer, open_signed, sign
+from p2p.codec import U32, U64, Hash, JobId, Name, Range, Size, decode, decode_as, encode, message
+from p2p.envelope import Signed, Signer, digest_of, sign
 from p2p.errors import BadSignature, MalformedMessage, UnknownMessage
-from p2p.peer import PeerId, WireAddress, WirePeer, address_of, address_text, peer_text
+from p2p.peer import PeerId, WireAddress, WirePeer, address_of, address_text, peer_text, recover
 
 PROTOCOL = 1
 MAX_RECEIPT = 16 * 1024
 MAX_ARTIFACTS = 32
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +146,6 @@ def verify_receipt(data: bytes, artifacts: Sequence[bytes], spec: JobSpec | None
         receipt, found = _signatures(data)
     except UnknownMessage as exc:
         return NotVerified((Found(Problem.UNKNOWN_VERSION, f"{exc}; a newer version may read it"),), None)
-    except BadSignature as exc:
-        return NotVerified((Found(Problem.SELLER_SIGNATURE, str(exc)),), None)
     except MalformedMessage as exc:
         return NotVerified((Found(Problem.MALFORMED, f"this is no receipt: {exc}"),), None)
     found += _artifacts(receipt, artifacts)
@@ -165,28 +165,34 @@ def check_signed(receipt: Signed, artifacts: Sequence[bytes], spec: JobSpec | No
 
 
 def _signatures(data: bytes) -> tuple[Receipt, list[Found]]:
-    outer = decode(data, MAX_RECEIPT)
-    if type(outer) is not Signed:
-        raise MalformedMessage("not a signed envelope")
-    inside = decode(outer.payload, MAX_RECEIPT)
-    if type(inside) is Receipt:
-        found = [Found(Problem.NOT_COUNTERSIGNED, "the gateway has not countersigned it")]
+    found: list[Found] = []
+    outer = decode_as(Signed, data, MAX_RECEIPT)
+    if type(decode(outer.payload, MAX_RECEIPT)) is Receipt:
+        found.append(Found(Problem.NOT_COUNTERSIGNED, "the gateway has not countersigned it"))
         return _opened(outer, found), found
-    _, gateway = open_signed(outer, CountersignedReceipt)
-    found = []
-    receipt = _opened(inside.receipt, found)
+    countersigned, gateway = _author(outer, CountersignedReceipt)
+    receipt = _opened(countersigned.receipt, found)
     if gateway != receipt.gateway:
-        found.append(Found(Problem.GATEWAY_SIGNATURE, "countersigned by another than the gateway it names"))
+        found.append(Found(Problem.GATEWAY_SIGNATURE, "not countersigned by the gateway it names"))
     return receipt, found
 
 
 def _opened(signed: Signed, found: list[Found]) -> Receipt:
-    receipt, seller = open_signed(signed, Receipt)
+    receipt, seller = _author(signed, Receipt)
     if seller != receipt.orchestrator:
-        found.append(Found(Problem.SELLER_SIGNATURE, "signed by another than the orchestrator it names"))
+        found.append(Found(Problem.SELLER_SIGNATURE, "not signed by the orchestrator it names"))
     if _address(receipt.gateway) != receipt.sender:
         found.append(Found(Problem.GATEWAY_SIGNATURE, "the sender's address is not the gateway's"))
     return receipt
+
+
+def _author(signed: Signed, cls: type[T]) -> tuple[T, PeerId | None]:
+    """The message inside and who signed it; nobody, where the signature is none."""
+    value = decode_as(cls, signed.payload, MAX_RECEIPT)
+    try:
+        return value, recover(digest_of(value), signed.signature)
+    except BadSignature:
+        return value, None
 
 
 def _address(peer: PeerId) -> bytes:
