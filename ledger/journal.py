@@ -144,11 +144,9 @@ class Database:
         self.db.execute("SAVEPOINT one")
         try:
             write.result = write.fn(transaction)
-        except sqlite3.Error:
-            raise
-        except (
-            Exception
-        ) as exc:  # whatever the write raised belongs to whoever asked for it, and undoes that write alone
+        except Exception as exc:  # whatever the write raised is its caller's, and undoes that write alone
+            if isinstance(exc, sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError:
+                raise  # the file, not the write
             self.db.execute("ROLLBACK TO one")
             write.error = exc
         else:
@@ -158,23 +156,29 @@ class Database:
     def _open(self) -> None:
         self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5)
         self._db.create_aggregate("wei_sum", 1, WeiSum)  # type: ignore[arg-type]
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        new = self._is_new()
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        if new:
+            self._create()
+        self._start()
+
+    def _is_new(self) -> bool:
+        """Whether the file is empty. Raises Misconfigured, before anything is changed, when it is not ours to write."""
+        application, version, tables = (
+            self.db.execute(query).fetchone()[0]
+            for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+        )
+        if tables and application != APPLICATION_ID:
+            raise Misconfigured(f"{self.path} is a database of something else: point to another data directory")
         if version > VERSION:
             raise Misconfigured(
                 f"{self.path} was written by a newer Pasar (schema {version}): upgrade, or move it away"
             )
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        if version == 0:
-            self._create()
-        elif self._db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise Misconfigured(f"{self.path} is a database of something else: point to another data directory")
-        self._start()
+        return not tables
 
     def _create(self) -> None:
         self.db.execute("BEGIN IMMEDIATE")
-        if self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise Misconfigured(f"{self.path} is a database of something else: point to another data directory")
         for statement in TABLES:
             self.db.execute(statement)
         self._set("secret", secrets.token_bytes(32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,13 @@ from ledger.account import Account, Pair
 from ledger.auditor import audit, prune
 from ledger.cover import Cover
 from ledger.money import ETH
+from ledger.recipient import Recipient
 from ledger.sender import SendingTerms
 from ledger.ticket import CERTAIN, Payment, PaymentVerdict, TicketCode, TicketParams, payment_id
 from p2p.codec import encode
 from p2p.envelope import Signed, sign
 from p2p.errors import BadSignature, PeerFault, Refused
+from p2p.peer import Address
 from tests.support.ledger_values import ALICE, BOB, MALLORY, OTHER, SETTLEMENT, Market, drive, scratch
 
 PRICE = 10**15
@@ -484,3 +487,20 @@ Payments.TestCase.settings = settings(
     max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestPayments = Payments.TestCase
+
+
+async def test_a_large_batch_is_checked_beside_the_event_loop(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = []
+    plain = Recipient.check
+
+    def check(self: Recipient, payment: Payment, sender: Address) -> object:
+        where.append(threading.current_thread() is threading.main_thread())
+        return plain(self, payment, sender)
+
+    monkeypatch.setattr(Recipient, "check", check)
+    params = ask(market, PRICE, 100)
+    for amount, slice_ in ((PRICE, 0), (1, 1)):
+        payment = pay(market, params, amount, slice_, job_id=bytes([slice_]) * 32)
+        verdict = await market.receiving.receive(ALICE.address, payment)
+        assert set(verdict.codes) == {TicketCode.OK}
+    assert where == [False, True]
