@@ -35,7 +35,7 @@ from p2p.admission import RateLimit
 from p2p.connections import Connections, Doorkeeper
 from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable
 from p2p.inbox import Inboxes
-from p2p.limits import PortClaim
+from p2p.limits import PortClaim, bound_recursion
 from p2p.netstream import HostStream, far_end, library_id, peer_id
 from p2p.peer import PeerId, peer_of, peer_text
 from p2p.scores import Fault, Scores
@@ -70,6 +70,7 @@ class Host:
     def __init__(self, identity: Keyholder, listen: tuple[str, ...], *, announce: tuple[str, ...] = ()) -> None:
         """Prepare without touching the network. Raises Misconfigured for an address that cannot be one."""
         hardening.install()
+        bound_recursion()  # whatever was imported meanwhile
         self._peer = identity.peer
         self._listen = tuple(listen_parts(addr) for addr in listen)
         self._announce = tuple(Multiaddr(addr) for addr in usable_addrs(announce))

@@ -1,4 +1,4 @@
-"""What the operating system lets this process have: open files, and a port of its own."""
+"""What this process may have: open files, a port of its own, and how deep it may recurse."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import fcntl
 import os
 import resource
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
 from p2p.errors import Misconfigured
 
 WANTED_FILES = 65_536
+RECURSION = 1000
 
 
 def raise_open_files(wanted: int = WANTED_FILES) -> int:
@@ -26,6 +28,16 @@ def raise_open_files(wanted: int = WANTED_FILES) -> int:
         except (ValueError, OSError):
             return soft  # macOS caps it below what it reports
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def bound_recursion() -> None:
+    """Set Python's recursion limit back to its default.
+
+    Importing py_ecc, as web3 and eth_keyfile do, lifts it to 100 000. The C stack ends before that: a JSON body of
+    nothing but opening brackets would end the process instead of raising RecursionError.
+    """
+    if sys.getrecursionlimit() > RECURSION:
+        sys.setrecursionlimit(RECURSION)
 
 
 class PortClaim:
