@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 OUTBOX = 1024
+FLUSH_S = 2.0
 QUIET_S = 45.0  # a stream on which nothing is due any more is closed after so long
 _NO_CHANGE_S = 0.05
 
@@ -64,8 +65,18 @@ def now_ms() -> int:
 class Conversation:
     """Handles one event at a time; all commands of one event are done before the next event is looked at."""
 
-    def __init__(self, session: Session, seller: PeerId, parcels: Parcels, perform: Perform, *, buying: bool) -> None:
-        self.session = session
+    def __init__(
+        self,
+        session: Session,
+        seller: PeerId,
+        parcels: Parcels,
+        perform: Perform,
+        *,
+        buying: bool,
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``after`` is called when an event and all its commands are done."""
+        self.session, self._after = session, after
         self._seller, self._parcels, self._perform = seller, parcels, perform
         self._heard: tuple[type, ...] = get_args(FromOrchestrator if buying else FromGateway)
         self._post, self._events = trio.open_memory_channel[Event](math.inf)
@@ -73,13 +84,14 @@ class Conversation:
         self._outbox: trio.MemorySendChannel[JobMessage] | None = None
         self._stream_nursery: trio.Nursery | None = None
         self._over = trio.Event()
+        self._detached = trio.Event()
 
     def post(self, event: Event) -> None:
         """Something happened; it is handled in its turn."""
         self._post.send_nowait(event)
 
     def finish(self) -> None:
-        """End ``run`` after the commands of the present event."""
+        """End ``run`` after the commands of the present event; what was said still goes out."""
         self._over.set()
 
     @property
@@ -94,6 +106,11 @@ class Conversation:
                 event = await self._next()
                 for command in self.session.handle(event, now_ms()):
                     await self._do(command)
+                self._after()
+            if self._outbox is not None:
+                self._outbox.close()
+                with trio.move_on_after(FLUSH_S):
+                    await self._detached.wait()
         finally:
             if self._stream_nursery is not None:
                 self._stream_nursery.cancel_scope.cancel()
@@ -113,7 +130,7 @@ class Conversation:
         """
         if self._stream_nursery is not None:
             self._stream_nursery.cancel_scope.cancel()
-        self._stream = stream
+        self._stream, self._detached = stream, trio.Event()
         self._outbox, letters = trio.open_memory_channel[JobMessage](OUTBOX)
         self.post(Connected(self._parcels.haves(), rtt_ms))
         broken: list[PasarError] = []
@@ -139,6 +156,7 @@ class Conversation:
                 await keep(read)
         finally:
             if self._stream is stream:
+                self._detached.set()
                 self._stream = self._outbox = self._stream_nursery = None
                 self.post(Disconnected())
         if broken:

@@ -15,10 +15,10 @@ BELOW: dict[str, set[str]] = {
 }
 PURE = {
     "p2p": "errors codec peer envelope framing admission scores transport",
-    "compute": "spec capability digest trace catalog messages",
+    "compute": "spec capability digest trace catalog messages picture",
     "ledger": "money ticket sender recipient account broker conservation",
     "market": "offer book bid quote auction job jobwire bidwire protocol session receipt reputation refusal "
-    "prefilter scoring sealing",
+    "prefilter scoring sealing opening",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess
