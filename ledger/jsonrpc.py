@@ -19,6 +19,7 @@ from p2p.peer import Address, address_text, parse_address
 
 MAX_BODY = 1024 * 1024
 MAX_BATCH = 100
+MAX_BRACKETS = 4096  # py-evm raises the recursion limit so far that a deep text would overrun the stack
 MAX_FUND = 1000 * 10**18
 MAX_HISTORY = 1024
 PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS, SERVER, REVERTED = -32700, -32600, -32601, -32602, -32000, 3
@@ -69,6 +70,8 @@ class DevelopmentRpc:
     def answer(self, body: bytes) -> bytes:
         """The response to one request or a batch, as JSON; empty when nothing is to be answered."""
         try:
+            if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
+                raise ValueError("too deep")
             request = json.loads(body)
         except (ValueError, RecursionError):
             return _json(_error(None, RpcFault(PARSE_ERROR, "no JSON")))

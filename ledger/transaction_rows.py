@@ -31,11 +31,15 @@ class JournalTransactions:
         return await self._journal.write(read)
 
     async def record(self, sent: SentTransaction) -> None:
-        """Before it is broadcast."""
+        """Before it is broadcast; also when the same bytes were dropped before and are tried again."""
         row = (sent.chain_id, sent.key, sent.nonce, sent.hash, sent.raw, int(self._wall_time() * 1000))
 
         def put(tx: Transaction) -> None:
-            tx.db.execute("INSERT OR IGNORE INTO txs VALUES (?, ?, ?, ?, ?, 'sent', ?)", row)
+            tx.db.execute(
+                "INSERT INTO txs VALUES (?, ?, ?, ?, ?, 'sent', ?)"
+                " ON CONFLICT DO UPDATE SET state = 'sent' WHERE state = 'dropped'",
+                row,
+            )
 
         await self._journal.write(put)
 

@@ -166,6 +166,6 @@ class DirectRpc:
         ]  # fmt: skip
 
 
-def direct(terms: BrokerTerms | None = None, clock: Clock | None = None) -> DirectRpc:
+def direct(terms: BrokerTerms | None = None, clock: Clock | None = None, chain_id: int = CHAIN_ID) -> DirectRpc:
     """A fresh chain with a broker, on a clock that stands still."""
-    return DirectRpc(DevelopmentChain(CHAIN_ID, keccak256(b"faucet"), terms or BrokerTerms(), clock or Clock()))
+    return DirectRpc(DevelopmentChain(chain_id, keccak256(b"faucet"), terms or BrokerTerms(), clock or Clock()))
