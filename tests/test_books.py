@@ -172,6 +172,28 @@ def test_an_old_refusal_does_not_free_a_payment_to_be_replaced_twice(market: Mar
     assert pay(market, ask(market)) == again
 
 
+def test_one_payment_id_is_credited_once_whatever_comes_under_it(market: Market) -> None:
+    payment = pay(market, ask(market))
+    verdict = receive(market, payment)
+    other = replace(pay(market, ask(market), slice_=1), payment_id=payment.payment_id)
+    assert receive(market, other) == verdict
+    assert market.receiving.credit_of(ALICE.address) == PRICE
+
+
+def test_a_replaced_payment_rests_on_the_credit_of_the_first(market: Market) -> None:
+    settle(market, receive(market, pay(market, ask(market))))
+    drive(market.sending.release(BOB.address, JOB))
+    job = b"\x0b" * 32
+    payment = pay(market, ask(market), PRICE + 8, slice_=1, job_id=job)
+    assert payment.value < PRICE
+    market.clock.now += 11
+    verdict = receive(market, payment)
+    assert settle(market, verdict) == 0
+    assert verdict.params is not None
+    again = pay(market, verdict.params, PRICE + 8, slice_=1, job_id=job)
+    assert len(again.tickets) == len(payment.tickets), "the credit is claimed for it already"
+
+
 def test_the_sender_lets_params_die_on_its_own_clock(market: Market) -> None:
     params = ask(market)
     market.sending.learn(params)
