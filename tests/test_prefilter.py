@@ -221,3 +221,12 @@ def test_a_prediction_rounds_up_and_admits_ignorance(speed: int, expected: int |
     exact = None if expected is None else -(-163_840 * 1000 // claimed_speed(speed))
     assert one.finish_ms == exact
     assert one.newcomer
+
+
+def test_the_room_for_newcomers_ends_exactly_at_a_price() -> None:
+    book = book_of(*(offer(stranger(n), price=10**6 + n * 7) for n in range(3)))
+    price = sorted(posting.offer.price_of(TERMS.shape) for posting in book.postings())
+    for room, eligible in [(price[0] - 1, 0), (price[0], 1), (price[1] - 1, 1), (price[1], 2), (price[2], 3)]:
+        found = prefilter(book, replace(TERMS, newcomer_room=room), {}, NOW)
+        assert (found.eligible, found.excluded.get(Rule.EXPOSURE, 0)) == (eligible, 3 - eligible)
+        assert found.cheapest == price[0]
