@@ -29,7 +29,7 @@ def usable_addrs(addrs: Iterable[str]) -> tuple[str, ...]:
     for addr in addrs:
         if len(usable) == MAX_ADDRS:
             break
-        if len(addr) <= MAX_ADDR_LENGTH and _is_plain_tcp(addr):
+        if len(addr) <= MAX_ADDR_LENGTH and _is_plain_tcp(addr) and not addr.endswith("/tcp/0"):
             usable[addr] = None
     return tuple(usable)
 
@@ -83,7 +83,7 @@ def _interfaces(kind: str) -> list[str]:
 
 def _is_plain_tcp(addr: str) -> bool:
     parts = addr.split("/")
-    if len(parts) != 5 or parts[0] or parts[1] not in _HOSTS or parts[3] != "tcp":
+    if not addr.isascii() or len(parts) != 5 or parts[0] or parts[1] not in _HOSTS or parts[3] != "tcp":
         return False
     try:
         Multiaddr(addr)

@@ -186,7 +186,7 @@ class Host:
             connection_config=ConnectionConfig(
                 max_connections=MAX_CONNECTIONS,
                 min_connections=0,
-                low_watermark=0,  # or the library dials whomever it has heard of
+                low_watermark=MAX_CONNECTIONS,  # what its pruner, once it starts, prunes down to
                 high_watermark=MAX_CONNECTIONS,
                 max_connections_per_peer=2,  # for the moment between two that cross; see Connections
             ),
@@ -200,6 +200,7 @@ class Host:
         self._swarm.set_resource_manager(None)
         self._swarm.retry_config = RetryConfig(max_retries=0)
         self._swarm.dial_peer = self._dial_for_library
+        self._swarm.auto_connector.maybe_connect = trio.lowlevel.checkpoint  # it dials whomever it has heard of
         inner = self._swarm.common_stream_handler
 
         async def limited(stream: Any) -> None:
