@@ -34,6 +34,7 @@ DEATHS = {
     "paused_reader": "Timed out waiting for window update after 5 seconds",
     "unbounded_buffer": "dead: holds",
     "stream_flood": "dead: serves",
+    "crossed_pings": "dead: a reply that cannot leave stops the reading",
     "slow_dial": "dead: waited 250 ms for nothing",
     "restarted_peer": "negative cache",
 }
@@ -117,8 +118,13 @@ class Line:
         await self.open.wait()
         self.written += data
 
+    async def read(self, _most: int) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
     async def close(self) -> None:
         self.closed = True
+        self.open.set()
 
 
 def a_stream(line: Line, stream_id: int = 1) -> Any:
@@ -137,6 +143,18 @@ async def test_a_frame_that_nobody_takes_closes_the_connection(autojump_clock: A
     assert line.closed
     assert stream.conn.event_shutting_down.is_set()
     assert trio.current_time() == pytest.approx(sending.FRAME_STALL, abs=0.01)
+
+
+async def test_a_host_that_is_cancelled_waits_for_no_peer(autojump_clock: Any) -> None:
+    line = Line()
+    conn = a_stream(line).conn
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(conn.start)
+        nursery.start_soon(conn._write_frame, bytes(100))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() == 0
+    assert line.closed
 
 
 async def test_a_data_frame_is_cancelled_before_its_turn_and_gives_its_credit_back(autojump_clock: Any) -> None:

@@ -23,12 +23,12 @@ __all__ = ["PATCHES", "evict_dial_cache", "install", "install_guard", "installed
 PATCHES: dict[str, Patch] = {
     patch.name: patch for module in (dialing, inbound, sending, receiving, guard) for patch in module.PATCHES
 }
-_installed: dict[str, Patch] = {}
+_installed: set[str] = set()
 _throttle: list[Throttle] = []
 
 
 def install(*, without: Collection[str] = ()) -> None:
-    """Put every patch in, once; a second call adds what the first left out, and nothing twice.
+    """Put every patch in, once; a second call changes nothing.
 
     Raises Misconfigured, before anything is changed, when the installed library is not the one the patches were written
     for. ``without`` is for the tests, which show what each patch prevents.
@@ -36,14 +36,15 @@ def install(*, without: Collection[str] = ()) -> None:
     unknown = set(without) - set(PATCHES)
     if unknown:
         raise ValueError(f"no such patch: {', '.join(sorted(unknown))}")
-    if not _throttle:  # checked once only: afterwards the functions are ours
-        check_version()
-        check_grounds(PATCHES.values())
-        _throttle.append(quieten())
+    if _throttle:
+        return
+    check_version()
+    check_grounds(PATCHES.values())
+    _throttle.append(quieten())
     for name, patch in PATCHES.items():
-        if name not in without and name not in _installed:
+        if name not in without:
             patch.apply()
-            _installed[name] = patch
+            _installed.add(name)
 
 
 def installed() -> frozenset[str]:

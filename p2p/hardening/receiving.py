@@ -123,7 +123,14 @@ async def _accept_stream(self: Any) -> Any:
             log.info("peer_cut_off", peer=str(self.peer_id), streams=len(self.streams))
             await self.close(yamux.GO_AWAY_PROTOCOL_ERROR)
         else:
-            await stream.reset()
+            self._nursery.start_soon(_refuse, stream)  # whoever waits here holds up the reading of the connection
+
+
+async def _refuse(stream: Any) -> None:
+    try:
+        await stream.reset()
+    except Exception as exc:  # the connection is breaking, in one of many ways; its reading task clears up
+        log.debug("refusal_not_sent", error=type(exc).__name__)
 
 
 def _open_inbound(conn: Any) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import structlog
 import trio
 from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH
 from libp2p.stream_muxer.exceptions import MuxedStreamError
@@ -17,11 +18,15 @@ from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
 from p2p.hardening.pinned import Ground, Patch
 
+log = structlog.get_logger(__name__)
+
 FRAME_STALL = 30.0  # seconds for one frame to leave, and for a control frame to get its turn
 GOODBYE_STALL = 2.0  # the same for the frame that says goodbye: nobody waits longer for a peer that is left
+REPLIES_MOST = 512  # acknowledgements of one connection that wait for their turn
 WINDOW_STALL = 60.0  # seconds without a single byte of credit from the reader
 # One frame fills one noise message. The library's own limit is 17 bytes more, which costs a second message each time.
 FRAME_PAYLOAD: int = MAX_PLAINTEXT_LENGTH - yamux.HEADER_SIZE
+_stock_reading = Yamux.handle_incoming
 
 
 async def _write_frame(self: Any, data: bytes) -> None:
@@ -49,12 +54,60 @@ async def _write_frame(self: Any, data: bytes) -> None:
 async def _abandon(conn: Any) -> None:
     # The reading task of the connection wakes on the closed socket and clears up; its locks may be held by our caller.
     conn.event_shutting_down.set()
+    await _close_socket(conn)
+
+
+async def _close_socket(conn: Any) -> None:
     with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_STALL):
         await conn.secured_conn.close()
 
 
+async def _handle_incoming(self: Any) -> None:
+    """Read until the connection ends. Then, or cancelled with the whole host, free whoever is still in a write."""
+    try:
+        await _stock_reading(self)
+    finally:
+        await _close_socket(self)
+
+
 def _whole_frames() -> None:
     Yamux._write_frame = _write_frame
+    Yamux.handle_incoming = _handle_incoming
+
+
+async def _write_reply(conn: Any, frame: bytes) -> None:
+    try:
+        await _write_now(conn, frame)
+    except Exception as exc:  # the connection is breaking, in one of many ways; its reading task clears up
+        log.debug("reply_not_sent", error=type(exc).__name__)
+    finally:
+        conn.pasar_replies -= 1
+
+
+async def _write_unless_reply(self: Any, data: bytes) -> None:
+    """Write one frame; but hand an acknowledgement, which only the reading task sends, to a task of its own.
+
+    A reader that waits until its reply is taken reads nothing meanwhile. When both ends do so, neither takes anything,
+    and a ping that crosses a loaded connection is enough to stop it for good.
+    """
+    if not data[3] & yamux.FLAG_ACK or self._nursery is None:
+        await _write_now(self, data)
+        return
+    waiting = getattr(self, "pasar_replies", 0)
+    if waiting >= REPLIES_MOST:
+        await _abandon(self)
+        raise MuxedStreamError("the peer asks and takes no answer; the connection is closed")
+    self.pasar_replies = waiting + 1
+    self._nursery.start_soon(_write_reply, self, data)
+
+
+_write_now = Yamux._write_frame
+
+
+def _free_reader() -> None:
+    global _write_now
+    _write_now = Yamux._write_frame
+    Yamux._write_frame = _write_unless_reply
 
 
 class _Waking:
@@ -122,8 +175,19 @@ PATCHES = (
     Patch(
         "whole-frames",
         "a cancelled write corrupts the connection and every stream on it",
-        (Ground(Yamux, "_write_frame", "16ff969cdd0d2b1b"), Ground(Yamux, "close", "d80b27e69ccd1b89")),
+        (
+            Ground(Yamux, "handle_incoming", "ad15ff6943feac20"),
+            Ground(Yamux, "start", "bd1a114758a61e42"),
+            Ground(Yamux, "_write_frame", "16ff969cdd0d2b1b"),
+            Ground(Yamux, "close", "d80b27e69ccd1b89"),
+        ),
         _whole_frames,
+    ),
+    Patch(
+        "free-reader",
+        "two ends that answer each other's pings under load stop reading for good",
+        (Ground(Yamux, "_write_frame", "16ff969cdd0d2b1b"), Ground(Yamux, "handle_incoming", "ad15ff6943feac20")),
+        _free_reader,
     ),
     Patch(
         "patient-writes",
