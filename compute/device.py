@@ -11,7 +11,7 @@ import gc
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,9 +22,9 @@ import torch
 
 from compute.capability import Dtype, ModelCapability
 from compute.catalog import ModelEntry
-from compute.pipeline import Pipeline, Run
+from compute.pipeline import Finished, Pipeline, Run
 from compute.pipelines.text_to_image import decode_png
-from compute.spec import Artifact, JobShape, JobSpec, Verification
+from compute.spec import JobShape, JobSpec, Verification
 from compute.tracestore import TraceStore
 from compute.work import Replay
 from p2p.errors import Misconfigured, Refused
@@ -32,17 +32,6 @@ from p2p.errors import Misconfigured, Refused
 GROUP = "pasar.pipelines"
 BUILT_IN = {"text-to-image": "compute.pipelines.text_to_image:TextToImage"}
 _MAX_NANO = 2**62
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What one job gave."""
-
-    artifacts: tuple[Artifact, ...]
-    trace_root: bytes
-    dtype: Dtype
-    load_ms: int
-    run_ms: int
 
 
 class Device:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -31,7 +32,7 @@ class Link:
         self._decoder = FrameDecoder(limit)
         self._limit = limit
         self._ready: list[Any] = []
-        self._put, self._unsent = trio.open_memory_channel[bytes](MAX_UNSENT)
+        self._put, self._unsent = trio.open_memory_channel[bytes | trio.Event](MAX_UNSENT)
 
     def say(self, message: Any) -> None:
         """Send soon. Raises LinkBroken when the other end reads too slowly or the link was closed."""
@@ -43,10 +44,20 @@ class Link:
     async def run(self) -> None:
         """Carry out what was said. Raises LinkBroken when the connection ends."""
         async for data in self._unsent:
+            if isinstance(data, trio.Event):
+                data.set()
+                continue
             try:
                 await self._stream.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                 raise LinkBroken("connection lost") from exc
+
+    async def flush(self) -> None:
+        """Until all that was said so far is out, or the link is broken."""
+        out = trio.Event()
+        with suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._put.send_nowait(out)
+            await out.wait()
 
     async def receive(self) -> Any:
         """The next message. Raises LinkBroken at the end, MalformedMessage or UnknownMessage for what is none."""

@@ -6,6 +6,7 @@ but the pipeline. Imports no model library, so that the worker's event loop may 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -19,6 +20,17 @@ class Cancelled(Exception):
 
 class BrokenOutput(Exception):
     """The model produced numbers that are no result: weights or number format are at fault, not the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What one job gave."""
+
+    artifacts: tuple[Artifact, ...]
+    trace_root: bytes
+    dtype: Dtype
+    load_ms: int
+    run_ms: int
 
 
 class Run(Protocol):

@@ -20,7 +20,7 @@ from compute.catalog import ModelEntry
 from compute.modelfolder import DigestCache, read_folder
 from compute.offline import go_offline
 from compute.tracestore import BUDGET, TraceStore
-from compute.workerprocess import EXIT_MISCONFIGURED, ORPHAN_S, Settings, WorkerProcess
+from compute.workerprocess import EXIT_MISCONFIGURED, ORPHAN_S, MakeDevice, Settings, WorkerProcess, make_device
 from p2p.errors import Misconfigured
 
 GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -43,8 +43,8 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run until it is time to end; the exit code."""
+def main(argv: Sequence[str] | None = None, make: MakeDevice = make_device) -> int:
+    """Run until it is time to end; the exit code. ``make`` opens the device."""
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)  # the node blocked them until they are ignored
@@ -58,12 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Misconfigured as exc:
         print(exc, file=sys.stderr)
         return EXIT_MISCONFIGURED
-    return trio.run(_serve, settings, entries, TraceStore(args.traces, args.trace_budget))
+    return trio.run(_serve, settings, entries, TraceStore(args.traces, args.trace_budget), make)
 
 
-async def _serve(settings: Settings, entries: tuple[ModelEntry, ...], traces: TraceStore) -> int:
+async def _serve(settings: Settings, entries: tuple[ModelEntry, ...], traces: TraceStore, make: MakeDevice) -> int:
     try:
-        return await WorkerProcess(settings, entries, traces).run()
+        return await WorkerProcess(settings, entries, traces, make).run()
     finally:
         settings.socket.unlink(missing_ok=True)
 

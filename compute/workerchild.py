@@ -12,10 +12,12 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import trio
 
 from compute.capability import Dtype
@@ -26,6 +28,7 @@ from p2p.errors import Misconfigured
 MAX_SOCKET_PATH = 100  # bytes; sun_path holds 104 on macOS, 108 on Linux
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.02
+_DEATH_S = 10.0
 _ROOT = str(Path(__file__).resolve().parent.parent)
 
 
@@ -49,6 +52,7 @@ class WorkerConfig:
     orphan_s: float = ORPHAN_S
     step_s: float = 120.0
     load_s: float = 900.0
+    ping_s: float = 2.0
     program: tuple[str, ...] = (sys.executable, "-m", "compute.worker")
 
     @property
@@ -90,30 +94,31 @@ def socket_path(folder: Path, name: str) -> Path:
 
 
 class Child:
-    """A worker's process, started here or found running. A found one is known by ``pid`` only."""
+    """A worker's process, started here or found running. A found one leaves no exit code."""
 
-    def __init__(self, process: subprocess.Popen[bytes] | None = None) -> None:
-        self._process = process
-        self.pid = process.pid if process else None
+    def __init__(self, process: subprocess.Popen[bytes] | None, pid: int) -> None:
+        self.pid = pid
+        self._started = process
+        self._seen = _look(pid)
 
     @classmethod
     def found(cls, pid: int) -> Child:
         """A worker that an earlier node started."""
-        child = cls()
-        child.pid = pid
-        return child
+        return cls(None, pid)
 
     @property
     def alive(self) -> bool:
         """Whether it runs."""
-        if self._process is not None:
-            return self._process.poll() is None
-        return self.pid is not None and _runs(self.pid)
+        if self._started is not None:
+            return self._started.poll() is None
+        with suppress(psutil.NoSuchProcess):
+            return self._seen is not None and self._seen.is_running() and self._seen.status() != psutil.STATUS_ZOMBIE
+        return False
 
     @property
     def exit_code(self) -> int | None:
         """How it ended, if that can be known."""
-        return self._process.poll() if self._process else None
+        return self._started.poll() if self._started else None
 
     async def wait(self) -> None:
         """Until it has ended."""
@@ -121,11 +126,18 @@ class Child:
             await trio.sleep(_POLL_S)
 
     async def kill(self) -> None:
-        """End it now, whatever it does."""
-        if self.alive and self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
-        with trio.CancelScope(shield=True):
+        """End it now, whatever it does. Gives up on one that the kernel cannot end."""
+        if self.alive and self._seen is not None:
+            with suppress(psutil.NoSuchProcess):
+                self._seen.kill()  # never hits another process that got the same number later
+        with trio.CancelScope(shield=True), trio.move_on_after(_DEATH_S):
             await self.wait()
+
+
+def _look(pid: int) -> psutil.Process | None:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid)
+    return None
 
 
 async def spawn(command: Sequence[str], socket: Path, threads: int) -> Child:
@@ -146,7 +158,8 @@ async def spawn(command: Sequence[str], socket: Path, threads: int) -> Child:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    return Child(await _shielded(start))
+    process = await _shielded(start)
+    return Child(process, process.pid)
 
 
 async def connect(path: Path, child: Child | None, patience_s: float) -> trio.SocketStream | None:
@@ -165,11 +178,3 @@ async def connect(path: Path, child: Child | None, patience_s: float) -> trio.So
 async def _shielded(work: Callable[[], Any]) -> Any:
     with trio.CancelScope(shield=True):  # a child that is started must not be forgotten
         return await trio.to_thread.run_sync(work)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -19,7 +19,6 @@ from p2p.errors import PeerFault, UnknownMessage
 from p2p.framing import frame
 
 START_S = 60.0  # until the socket answers; models load later
-PING_S = 2.0
 SILENCE_S = 30.0  # importing a model library may hold the interpreter for seconds
 FAREWELL_S = 2.0
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -29,8 +28,8 @@ STEADY_S = 60.0  # after this long a crash counts as the first again
 class WorkerLife:
     """Invariant: at most one child at a time; ``on_down`` is called once for each that ended, before the next starts.
 
-    ``on_up`` hears of every new connection, ``on_message`` of all that the worker says. ``on_down(reason, started)``
-    says whether the worker had ever answered.
+    ``on_up`` hears of every new connection, ``on_message`` of all that the worker says. ``on_down(reason, answered)``
+    says whether the worker had been there for us.
     """
 
     def __init__(
@@ -70,10 +69,10 @@ class WorkerLife:
             while True:
                 begun = trio.current_time()
                 self._verdict = ""
-                started = await self._live_once(path)
-                if started and self._child is not None and self._child.alive and not self._verdict:
-                    continue  # only the connection broke: the worker has all that it had
-                await self._bury(started)
+                answered = await self._live_once(path)
+                if await self._only_the_line_broke(answered):
+                    continue
+                await self._bury(answered)
                 failures = 1 if trio.current_time() - begun > STEADY_S else failures + 1
                 await trio.sleep(BACK_OFF_S[min(failures, len(BACK_OFF_S)) - 1])
         finally:
@@ -83,7 +82,7 @@ class WorkerLife:
     async def _live_once(self, path: Path) -> bool:
         """One connection from its start to its end. False when the worker never answered."""
         stream = await connect(path, None, 1.0)
-        if stream is None:
+        if stream is None and self._child is None:
             self._child = await spawn(self._config.command(path), path, self._config.threads)
             stream = await connect(path, self._child, START_S)
         if stream is None:
@@ -117,7 +116,8 @@ class WorkerLife:
         if self._child is None or self._child.pid != ready.pid:
             self._child = Child.found(ready.pid)
         if frozenset(entry.model for entry in ready.capability.models) != self._models:
-            self._verdict = "serves other models"
+            await self._child.kill()  # nobody here has handed it a job, so nothing is lost
+            self._child = None
             return False
         self._on_message(ready)
         return True
@@ -145,7 +145,7 @@ class WorkerLife:
                     if silence.cancelled_caught:
                         self._verdict = f"silent for {SILENCE_S:.0f} s"
                     elif not self._verdict:
-                        await trio.sleep(PING_S)
+                        await trio.sleep(self._config.ping_s)
                 nursery.cancel_scope.cancel()
         finally:
             await link.aclose()
@@ -169,15 +169,23 @@ class WorkerLife:
         except* (LinkBroken, PeerFault, UnknownMessage):
             pass
 
-    async def _bury(self, started: bool) -> None:
+    async def _only_the_line_broke(self, answered: bool) -> bool:
+        """Whether to connect again at once: the worker lives and has all that it had, or there was none of ours."""
+        if self._child is None:
+            return True
+        if not answered or self._verdict:
+            return False
+        with trio.move_on_after(FAREWELL_S / 4):
+            await self._child.wait()
+        return self._child.alive
+
+    async def _bury(self, answered: bool) -> None:
         child, self._child = self._child, None
         reason = self._verdict
         if child is not None:
-            with trio.move_on_after(FAREWELL_S):
-                await child.wait()
-            reason = reason or f"ended with {child.exit_code}"
+            reason = reason or ("ended" if child.exit_code is None else f"ended with {child.exit_code}")
             await child.kill()
-        self._on_down(reason or "did not start", started)
+        self._on_down(reason, answered)
 
     async def _farewell(self, path: Path, child: Child) -> None:
         """Order the worker to end, and see to it that it does."""
@@ -185,7 +193,8 @@ class WorkerLife:
             with trio.move_on_after(FAREWELL_S):
                 stream = await connect(path, None, FAREWELL_S)
                 if stream is not None:
-                    for order in (m.Attach(m.Channel.WORK), m.End()):
-                        await stream.send_all(frame(encode(order)))
-                    await child.wait()
+                    async with stream:
+                        for order in (m.Attach(m.Channel.WORK), m.End()):
+                            await stream.send_all(frame(encode(order)))
+                        await child.wait()
             await child.kill()

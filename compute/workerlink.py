@@ -28,15 +28,17 @@ if TYPE_CHECKING:
 MAX_PENDING = 64  # jobs
 MAX_RESULT = 64 * 2**20  # bytes of all artifacts of a job, held in memory
 MAX_EVENTS = 8192  # more than a job has steps
+MAX_DEATHS = 2  # a job that kills workers before its first step is not tried a third time
 
 
 @dataclass(slots=True)
 class _Pending:
-    """One job that waits for its result. ``sent`` when a worker may have begun it."""
+    """One job that waits for its result. ``begun`` when it had the device; ``deaths`` of workers that it waited for."""
 
     spec: JobSpec
     put: trio.MemorySendChannel[Any]
-    sent: bool = False
+    begun: bool = False
+    deaths: int = 0
     done: m.JobDone | None = None
     parts: list[bytearray] = field(default_factory=list)
 
@@ -99,10 +101,10 @@ class Worker:
         if len(self._pending) >= MAX_PENDING:
             raise Refused("BUSY", "the queue is full", have=MAX_PENDING, need=MAX_PENDING + 1)
         put, events = trio.open_memory_channel[Any](MAX_EVENTS)
-        pending = self._pending[job_id] = _Pending(spec, put)
+        self._pending[job_id] = _Pending(spec, put)
         finished = False
         try:
-            self._submit(job_id, pending)
+            self._say(m.RunJob(job_id, spec))  # when there is no worker now, it is told when it is up
             async for event in events:
                 if isinstance(event, Step):
                     on_step(event)
@@ -172,19 +174,17 @@ class Worker:
     def _say(self, message: Any) -> bool:
         return self._life is not None and self._life.say(message)
 
-    def _submit(self, job_id: bytes, pending: _Pending) -> None:
-        pending.sent = self._say(m.RunJob(job_id, pending.spec)) or pending.sent
-
     def _submit_all(self) -> None:
         """A connection is up: the worker may know all of these jobs, some, or none."""
         for job_id, pending in self._pending.items():
             pending.done, pending.parts = None, []
-            self._submit(job_id, pending)
+            self._say(m.RunJob(job_id, pending.spec))
 
-    def _lose(self, reason: str, started: bool) -> None:
-        """The worker ended. What it may have begun is lost; what only waits goes to the next, if one can start."""
+    def _lose(self, reason: str, answered: bool) -> None:
+        """The worker ended, and with it the job that it ran. What only waited goes to the next, but not for ever."""
         for pending in self._pending.values():
-            if pending.sent or not started:
+            pending.deaths += 1
+            if pending.begun or not answered or pending.deaths >= MAX_DEATHS:
                 pending.put.send_nowait(WorkerLost(reason))
         for put in self._asked.values():
             put.close()
@@ -207,6 +207,7 @@ class Worker:
     def _hear_of_job(self, pending: _Pending, said: Any) -> None:
         match said:
             case m.JobStepped():
+                pending.begun = True
                 pending.put.send_nowait(Step(said.step, said.steps, said.eta_ms))
             case m.JobFailed():
                 failed = WorkerLost(f"{said.code}: {said.hint}") if said.retriable else Refused(said.code, said.hint)

@@ -24,15 +24,16 @@ from compute.catalog import ModelEntry
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.link import Link, LinkBroken
 from compute.offline import hush
-from compute.pipeline import BrokenOutput, Cancelled
+from compute.pipeline import BrokenOutput, Cancelled, Finished
 from compute.tracestore import TraceStore
 from p2p.errors import Misconfigured, PeerFault, Refused, UnknownMessage
 
 if TYPE_CHECKING:
-    from compute.device import Device, Finished
+    from compute.device import Device
 
 ORPHAN_S = 60.0
 ATTACH_S = 10.0
+LAST_WORDS_S = 1.0
 _WATCH_S = 0.5
 EXIT_MISCONFIGURED = 2
 EXIT_DEVICE_FAILED = 75
@@ -53,6 +54,11 @@ class Settings:
     orphan_s: float = ORPHAN_S
 
 
+MakeDevice = Callable[
+    [Settings, tuple[ModelEntry, ...], TraceStore, Callable[[ModelCapability], None]], "tuple[Device, str]"
+]
+
+
 class Progress:
     """What the device does and since when nothing moved. Written by its thread, read by the event loop."""
 
@@ -67,8 +73,10 @@ class Progress:
 class WorkerProcess:
     """One device, one board of jobs, at most one node. Invariant: one thing at a time runs on the device."""
 
-    def __init__(self, settings: Settings, entries: tuple[ModelEntry, ...], traces: TraceStore) -> None:
-        self._settings, self._entries, self._traces = settings, entries, traces
+    def __init__(
+        self, settings: Settings, entries: tuple[ModelEntry, ...], traces: TraceStore, make_device: MakeDevice
+    ) -> None:
+        self._settings, self._entries, self._traces, self._make_device = settings, entries, traces, make_device
         self._board: JobBoard[Outcome] = JobBoard()
         self._progress = Progress()
         self._link: Link | None = None
@@ -182,11 +190,11 @@ class WorkerProcess:
                 await self._run(job)
 
     async def _open_device(self) -> bool:
-        make = partial(_make_device, self._settings, self._entries, self._traces, self._model_changed)
+        make = partial(self._make_device, self._settings, self._entries, self._traces, self._model_changed)
         try:
             self._device, self._device_name = await _in_thread(make)
         except Misconfigured as exc:
-            self._give_up(str(exc), EXIT_MISCONFIGURED)
+            await self._give_up(str(exc), EXIT_MISCONFIGURED)
             return False
         self._opened.set()
         for entry in self._entries:
@@ -215,7 +223,7 @@ class WorkerProcess:
         except (MemoryError, RuntimeError) as exc:  # torch reports a full device and a broken kernel as RuntimeError
             full = isinstance(exc, MemoryError) or "out of memory" in str(exc).lower()
             self._fail(job, "OUT_OF_MEMORY" if full else "DEVICE_FAILED", str(exc), passing=True)
-            self._give_up(f"the device failed: {exc}", EXIT_DEVICE_FAILED)
+            await self._give_up(f"the device failed: {exc}", EXIT_DEVICE_FAILED)
         else:
             outcome = _outcome(job.job_id, done)
             if self._board.end(job.job_id, outcome, sum(len(a.data) for a in done.artifacts), self._now()):
@@ -292,9 +300,12 @@ class WorkerProcess:
             if alone > self._settings.orphan_s or (orphan and not self._board.keeps):
                 self._scope.cancel()
 
-    def _give_up(self, reason: str, code: int) -> None:
+    async def _give_up(self, reason: str, code: int) -> None:
         print(reason, file=sys.stderr)
         self.exit_code = code
+        if self._link is not None:
+            with trio.move_on_after(LAST_WORDS_S):
+                await self._link.flush()
         self._scope.cancel()
 
     def _now(self) -> int:
@@ -306,7 +317,7 @@ async def _in_thread(work: Callable[[], Any]) -> Any:
     return await trio.to_thread.run_sync(work, abandon_on_cancel=True)  # type: ignore[call-arg]  # stubs of an old trio
 
 
-def _make_device(
+def make_device(
     settings: Settings,
     entries: tuple[ModelEntry, ...],
     traces: TraceStore,

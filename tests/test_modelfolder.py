@@ -1,0 +1,87 @@
+"""Reading model folders from disk: hashing once, refusing what is no model, bounded throughout."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from compute import modelfolder
+from compute.modelfolder import DigestCache, bundled, read_folder
+from p2p.errors import Misconfigured
+from tests.support.model_folders import hollow_model
+
+
+def test_the_same_weights_have_the_same_name_wherever_they_lie(tmp_path: Path) -> None:
+    one, two = read_folder(hollow_model(tmp_path / "one")), read_folder(hollow_model(tmp_path / "deep" / "two"))
+    other = read_folder(hollow_model(tmp_path / "three", b"weightS"))
+    assert one.model == two.model != other.model
+    assert (one.name, two.name) == ("one", "two")
+    assert (one.native_side, one.max_side, one.weight_bytes) == (64, 256, 7)
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, cache = hollow_model(tmp_path / "model"), DigestCache(tmp_path / "node" / "digests.json")
+    hashed: list[Path] = []
+    whole = modelfolder._hash_file
+
+    def counting(path: Path) -> bytes:
+        hashed.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(modelfolder, "_hash_file", counting)
+    first = read_folder(folder, cache)
+    assert read_folder(folder, cache) == first
+    assert read_folder(folder, DigestCache(cache.store)) == first
+    assert len(hashed) == 1
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(b"WEIGHTS")
+    os.utime(weights, ns=(1, 1))
+    assert read_folder(folder, cache).model != first.model
+    assert len(hashed) == 2
+
+
+def test_a_damaged_cache_is_an_empty_one(tmp_path: Path) -> None:
+    folder, store = hollow_model(tmp_path / "model"), tmp_path / "digests.json"
+    expected = read_folder(folder)
+    weights = str((folder / "unet" / "diffusion_pytorch_model.safetensors").resolve())
+    stat = Path(weights).stat()
+    for damage in ("{", "[]", json.dumps({weights: [stat.st_size, stat.st_mtime_ns, "zz"]})):
+        store.write_text(damage)
+        assert read_folder(folder, DigestCache(store)) == expected
+
+
+def test_other_formats_and_variants_are_not_weights(tmp_path: Path) -> None:
+    folder = hollow_model(tmp_path / "model")
+    expected = read_folder(folder)
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"half")
+    assert read_folder(folder) == expected
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(Misconfigured, match="safetensors"):
+        read_folder(folder)
+
+
+def test_what_is_no_model_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=r"model_index\.json"):
+        read_folder(tmp_path)
+    folder = hollow_model(tmp_path / "model")
+    index = folder / "model_index.json"
+    whole = index.read_text()
+    for text, word in (("{", "no JSON"), ("[]", "no JSON object"), ("[" * 100_000, "no JSON"), (" " * 2**21, "larger")):
+        index.write_text(text)
+        with pytest.raises(Misconfigured, match=word):
+            read_folder(folder)
+    index.write_text(whole)
+    (folder / "pasar.json").write_text('{"max_side": 128}')
+    assert read_folder(folder).max_side == 128
+    (folder / "vae" / "config.json").unlink()
+    (folder / "vae").rmdir()
+    with pytest.raises(Misconfigured, match="vae"):
+        read_folder(folder)
+
+
+def test_bundled_models_lie_in_the_package() -> None:
+    assert bundled("tiny").parts[-3:] == ("compute", "models", "tiny")
