@@ -23,7 +23,7 @@ from market.jobwire import (
     TicketsVerdict,
 )
 from market.session import events as ev
-from market.session.commands import Close, Command, Debit, DeliverSlice, OpenSeal, Pay, SettlePayment
+from market.session.commands import Close, Command, Debit, DeliverSlice, Fault, OpenSeal, Pay, SettlePayment
 from market.session.money import first_due, payment_id, slice_total
 from market.session.records import BuyingRecord, PaymentLine
 from market.session.records import BuyingState as S
@@ -171,6 +171,8 @@ class Buyer(Machine[BuyingRecord]):
         if line is None or line.settled:
             return []
         self._set(params=said.params or self.record.params)
+        if bool(line.payment) != bool(said.verdict):
+            return []  # TicketParams for what is signed by now, or a verdict on what is being replaced
         if line.payment:
             self._set_line(replace(line, need=said.need))
             return [SettlePayment(said.payment_id, said.verdict)]
@@ -263,6 +265,10 @@ class Buyer(Machine[BuyingRecord]):
 
     def _resumption(self, up: ev.Connected) -> list[Command]:
         return [*self._say(Resume(*self._name, self.record.worked, up.have)), *self._unsettled()]
+
+    def _fault(self, code: str, proof: bytes = b"") -> list[Command]:
+        self._set(fault=code, proof=proof)
+        return [Fault(code, proof)]
 
     def _done(self) -> list[Command]:
         self._set(debited=max(self.record.debited, self.record.price))

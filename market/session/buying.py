@@ -38,6 +38,7 @@ from market.jobwire import (
 from market.session import events as ev
 from market.session.buyer import LIVE, Buyer
 from market.session.commands import (
+    Close,
     Command,
     Debit,
     Deliver,
@@ -161,7 +162,7 @@ class Buying(Buyer):
             return self._end(DEADLINE)
         bound = decode_as(Commitment, said.commitment.payload)
         if bound.price > late_price(self.award.price, self.award.late_rate, bound.late_ms):
-            return [Fault(OVERPRICED, encode(said.commitment)), *self._end(OVERPRICED)]
+            return [*self._fault(OVERPRICED, encode(said.commitment)), *self._end(OVERPRICED)]
         ciphers = tuple(a.cipher for a in bound.artifacts)
         self._set(state=S.RECEIVING, seal=said, price=bound.price, ciphers=ciphers, code=None)
         self._set(params=bound.params or self.record.params)
@@ -204,7 +205,7 @@ class Buying(Buyer):
         if r.delivery is None:
             return []
         if opened.code:
-            return [Fault(opened.code, opened.proof), *self._end(opened.code)]
+            return [*self._fault(opened.code, opened.proof), *self._end(opened.code)]
         owed = bool(r.price) and not r.paid and not self.award.slices
         self._set(delivered=True)
         return [Deliver(r.delivery.receipt), *(self._pay_price(now) if owed else self._done())]
@@ -223,7 +224,7 @@ class Buying(Buyer):
         if r.delivery is None or r.delivered:
             return []
         if opened.code:
-            return [Fault(opened.code, opened.proof)]
+            return self._fault(opened.code, opened.proof)
         self._set(delivered=True, debited=max(r.debited, r.price))
         return [Debit(self.record.debited), Deliver(r.delivery.receipt, late=True)]
 
@@ -235,7 +236,7 @@ class Buying(Buyer):
 
     def _stop(self, code: str, now: int) -> list[Command]:
         self._set(state=S.CANCELLING, code=code, cancelled_at=now)
-        return self._say(Cancellation(*self._name, code))
+        return self._say(Cancellation(*self._name, code), journal_first=True)
 
     def _cancel_free(self, asked: ev.CancelAsked, now: int) -> list[Command]:
         """Nothing has left yet."""
@@ -261,7 +262,7 @@ class Buying(Buyer):
         """The seller has closed; with our full payment in its hands and no key in ours that is a fault."""
         if self.record.delivered:
             return self._done() if self._all_settled() else self._end(DONE, say=False)
-        broken: list[Command] = [Fault(NO_KEY)] if self.record.paid and self.paid else []
+        broken = self._fault(NO_KEY) if self.record.paid and self.paid else []
         return broken + self._end(said.code, say=False)
 
     def _closed_answer(self, said: Any, now: int) -> list[Command]:
@@ -277,7 +278,7 @@ class Buying(Buyer):
             return self._end(DONE)
         if self.state in LIVE and passed == [DEADLINE] and self.record.connected:
             return self._stop(DEADLINE, now)
-        broken: list[Command] = [Fault(NO_KEY)] if NO_KEY in passed else []
+        broken = self._fault(NO_KEY) if NO_KEY in passed else []
         return broken + self._end(passed[-1])
 
     def _up(self, up: ev.Connected, now: int) -> list[Command]:
@@ -309,7 +310,7 @@ class Buying(Buyer):
         return []
 
     def _again(self, restarted: ev.Restarted, now: int) -> list[Command]:
-        """Repeat what may not have been done: debit, signature, opening, delivery."""
+        """Repeat what may not have been done: debit, signature, opening, delivery, the end."""
         r = self.record
         self._set(lost_at=now, waited_at=None)
         out: list[Command] = [Debit(r.debited)] if r.debited else []
@@ -317,7 +318,10 @@ class Buying(Buyer):
             out += self._open() if r.seal is not None else self._open_streamed()
         if r.delivered and r.delivery is not None:
             out.append(Deliver(r.delivery.receipt, late=r.state is S.CLOSED and r.code != DONE))
-        return out if r.state is S.CLOSED else out + self._unsigned()
+        if r.state is not S.CLOSED:
+            return out + self._unsigned()
+        out += [Fault(r.fault, r.proof)] if r.fault else []
+        return [*out, Close(r.code or DONE, r.debited, self.paid)]
 
 
 _OUT = (*LIVE, S.RECEIVING, S.PAYING, S.OPENING)

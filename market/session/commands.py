@@ -61,7 +61,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The attempt is over: free its place, hold nothing for it. ``paid`` is what the buyer had credited in all."""
+    """The attempt's outcome is known: free its place, hold nothing for it. Repeating it changes nothing.
+
+    ``cost`` is what it was charged, ``paid`` what the buyer has had credited for it, as far as this side knows.
+    """
 
     journal_first: ClassVar[bool] = True
     code: str

@@ -51,7 +51,7 @@ class BlobReceived:
 class AwardJudged:
     """Answer to JudgeAward. An empty ``code`` takes it; ``first`` when this seller gives key and Receipt first.
 
-    ``spare`` is the gateway's credit that no other session of it holds; ``params`` are fresh.
+    ``cover`` is the gateway's credit that no other session of it holds; ``params`` are fresh.
     """
 
     code: str = ""
@@ -59,17 +59,21 @@ class AwardJudged:
     need: int = 0
     hint: str = ""
     params: bytes = b""
-    spare: int = 0
+    cover: int = 0
     first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PaymentJudged:
-    """Answer to CreditPayment: the signed verdict, and the gateway's ``spare`` credit after it."""
+    """Answer to CreditPayment: the signed verdict, and what now covers this attempt.
+
+    ``cover`` counts what this attempt was debited already, so that an old event can only understate it: the gateway's
+    credit, less what its other sessions hold (``Selling.held``), plus this attempt's own debits.
+    """
 
     payment_id: bytes
     verdict: bytes
-    spare: int
+    cover: int
     params: bytes = b""
 
 

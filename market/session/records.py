@@ -80,7 +80,7 @@ class SellingRecord:
     params: Params = b""
     first: bool = False  # we give key and Receipt before we are paid
     credited: bool = False  # at least one payment of this attempt was judged
-    spare: Amount = 0
+    cover: Amount = 0  # what the gateway has with us for this attempt, our debits included
     debited: Amount = 0
     due: Amount = 0  # what must be covered, beyond what is debited, for the next thing we do
     awarded_at: Clock | None = None
@@ -96,7 +96,7 @@ class SellingRecord:
     late_ms: Duration = 0
     ciphers: Annotated[tuple[BlobRef, ...], Size(0, MAX_ARTIFACTS)] = ()
     sent: Blobs = ()
-    faulted: bool = False
+    fault: Annotated[Code | None, Size(1, 32)] = None
     code: Annotated[Code | None, Size(1, 32)] = None
     cost: Amount = 0
     refusal: JobRefusal | None = None
@@ -154,5 +154,7 @@ class BuyingRecord:
     delivery: Delivery | None = None
     paid: bool = False  # the payment for the whole price was decided
     delivered: bool = False
+    fault: Annotated[Code | None, Size(1, 32)] = None
+    proof: Annotated[bytes, Size(0, 64 * 1024)] = b""
     code: Annotated[Code | None, Size(1, 32)] = None
     debited: Amount = 0

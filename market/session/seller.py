@@ -21,7 +21,7 @@ from market.jobwire import (
     Start,
 )
 from market.session import events as ev
-from market.session.commands import CancelWork, Close, Command, SendBlob
+from market.session.commands import CancelWork, Close, Command, Fault, SendBlob
 from market.session.money import late_price
 from market.session.records import SellingRecord
 from market.session.records import SellingState as S
@@ -46,7 +46,12 @@ class Seller(Machine[SellingRecord]):
     def held(self) -> int:
         """Credit of this gateway that is spoken for here and not debited yet: no other session may count on it."""
         r = self.record
-        return min(r.due, r.spare) if r.state in _HOLDING else 0
+        return min(r.due, self.spare) if r.state in _HOLDING else 0
+
+    @property
+    def spare(self) -> int:
+        """What covers this attempt and is not earned yet."""
+        return max(0, self.record.cover - self.record.debited)
 
     @property
     def wake_at(self) -> int | None:
@@ -70,7 +75,7 @@ class Seller(Machine[SellingRecord]):
         """Every time that means something in this state, by the code of what then happens."""
         r = self.record
         if r.kept_at is not None:
-            due = r.state is S.SEALED and r.asked_at is not None and not r.faulted
+            due = r.state is S.SEALED and r.asked_at is not None and r.fault is None
             return {DONE: r.kept_at + KEEP_MS} | ({UNPAID: (r.asked_at or 0) + PAY_MS} if due else {})
         if r.state not in (S.COVERING, S.WORKING, S.PAUSED):
             return {}
@@ -80,7 +85,7 @@ class Seller(Machine[SellingRecord]):
             found[DEADLINE] = min(finish_at, self._deadline_at)
         elif not r.connected:
             found[LOST] = finish_at
-        if r.asked_at is not None and r.spare < r.due and r.state is not S.WORKING:
+        if r.asked_at is not None and self.spare < r.due and r.state is not S.WORKING:
             found[UNCOVERED] = r.asked_at + COVER_MS
         return found
 
@@ -129,17 +134,21 @@ class Seller(Machine[SellingRecord]):
         r = self.record
         part = tuple(h for h in r.have if h.blob not in r.inputs)
         whole = tuple(BlobHave(i.blob, _all_chunks(i.size)) for i in self.award.inputs if i.blob in r.inputs)
-        return Acceptance(*self._name, max(0, r.due - r.spare), r.params, part + whole)
+        return Acceptance(*self._name, max(0, r.due - self.spare), r.params, part + whole)
 
     def _ask(self) -> list[Command]:
         r = self.record
-        return self._say(Due(*self._name, r.slice, max(0, r.due - r.spare), r.params))
+        return self._say(Due(*self._name, r.slice, max(0, r.due - self.spare), r.params))
 
     def _deliver(self) -> list[Command]:
         r = self.record
         return self._say(Delivery(*self._name, r.key, r.receipt), journal_first=True) if r.receipt else []
 
     # -- ends --------------------------------------------------------------------------------------------------------
+
+    def _fault(self, code: str) -> list[Command]:
+        self._set(fault=code)
+        return [Fault(code)]
 
     def _finish(self, now: int) -> list[Command]:
         self._set(kept_at=now, code=DONE)

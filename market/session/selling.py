@@ -38,6 +38,7 @@ from market.jobwire import (
 from market.session import events as ev
 from market.session.commands import (
     CancelWork,
+    Close,
     Command,
     CreditPayment,
     Debit,
@@ -77,7 +78,7 @@ class Selling(Seller):
             self._set(refusal=said)
             return [*self._say(said), *self._close(judged.code, now, hint=judged.hint)]
         due = first_due(self.award.price, self.award.slices)
-        self._set(state=S.COVERING, due=due, spare=judged.spare, params=judged.params, first=judged.first, asked_at=now)
+        self._set(state=S.COVERING, due=due, cover=judged.cover, params=judged.params, first=judged.first, asked_at=now)
         return [*self._say(self._acceptance(), journal_first=True), *self._credit_reservation(), *self._start()]
 
     def _repeat(self, award: Award, now: int) -> list[Command]:
@@ -109,9 +110,9 @@ class Selling(Seller):
 
     def _judged(self, judged: ev.PaymentJudged, now: int) -> list[Command]:
         """Tell the verdict and what is missing; go on when what is due is covered."""
-        self._set(spare=judged.spare, credited=True, params=judged.params or self.record.params)
+        self._set(cover=judged.cover, credited=True, params=judged.params or self.record.params)
         r = self.record
-        need = max(0, r.due - r.spare)
+        need = max(0, r.due - self.spare)
         said = self._say(
             TicketsVerdict(*self._name, judged.payment_id, judged.verdict, need, r.params if need else b"")
         )
@@ -124,8 +125,8 @@ class Selling(Seller):
     def _offer_params(self, offered: ev.ParamsOffered, now: int) -> list[Command]:
         """Fresh TicketParams for a payment that could not be signed under the old ones."""
         self._set(params=offered.params)
-        r = self.record
-        return self._say(TicketsVerdict(*self._name, offered.payment_id, b"", max(0, r.due - r.spare), offered.params))
+        need = max(0, self.record.due - self.spare)
+        return self._say(TicketsVerdict(*self._name, offered.payment_id, b"", need, offered.params))
 
     def _input(self, received: ev.BlobReceived, now: int) -> list[Command]:
         """An input is here; the work starts with the last one, when it is covered."""
@@ -137,7 +138,7 @@ class Selling(Seller):
 
     def _start(self) -> list[Command]:
         r = self.record
-        if r.spare < r.due or any(i.blob not in r.inputs for i in self.award.inputs):
+        if self.spare < r.due or any(i.blob not in r.inputs for i in self.award.inputs):
             return []
         return [*self._say(Start(*self._name)), *self._work()]
 
@@ -167,7 +168,6 @@ class Selling(Seller):
             outputs=(*r.outputs, worked.output),
             slice=r.slice + 1,
             debited=r.debited + r.due,
-            spare=r.spare - r.due,
             params=worked.params or r.params,
         )
         out = [*self._say(SliceOutput(*self._name, worked.slice, worked.output)), Debit(self.record.debited)]
@@ -179,7 +179,7 @@ class Selling(Seller):
             return [*out, SignReceipt(r.debited, r.debited)]
         total = slice_total(self.award.price, self.award.slices, r.slice + 1)
         self._set(due=max(0, min(total, self._price_at(now)) - r.debited))
-        if self.record.due <= self.record.spare:
+        if self.record.due <= self.spare:
             return [*out, *self._work()]
         self._set(state=S.PAUSED, asked_at=now if r.connected else None)
         return [*out, *self._ask()]
@@ -203,7 +203,7 @@ class Selling(Seller):
         seal = Seal(*self._name, made.commitment)
         self._set(seal=seal, key=made.key, ciphers=made.ciphers, due=self.record.price)
         if self.record.first or not self.record.price:
-            return [SignReceipt(self.record.price, min(self.record.spare, self.record.price))]
+            return [SignReceipt(self.record.price, min(self.spare, self.record.price))]
         return self._seal_out(now)
 
     def _first_receipt(self, signed: ev.ReceiptSigned, now: int) -> list[Command]:
@@ -229,7 +229,7 @@ class Selling(Seller):
 
     def _earn(self, now: int) -> list[Command]:
         r = self.record
-        self._set(debited=r.price, spare=r.spare - r.due, due=0, asked_at=None)
+        self._set(debited=r.price, due=0, asked_at=None)
         if r.receipt is not None:
             self._set(state=S.DELIVERED)
             return [Debit(r.price), *self._finish(now)]
@@ -251,7 +251,7 @@ class Selling(Seller):
         """Free before the start, and for a seller that is late; else the work done, at most the reservation."""
         r, done = self.record, self.record.progress
         cost = cancel_cost(self.award.price, done.step, done.steps) if done and not self._late_ms(now) else 0
-        cost = min(cost, r.due, r.spare) if r.state is S.WORKING else 0
+        cost = min(cost, r.due, self.spare) if r.state is S.WORKING else 0
         self._set(cost=cost, debited=r.debited + cost)
         stop: list[Command] = [CancelWork()] if r.state is S.WORKING else []
         debit: list[Command] = [Debit(self.record.debited)] if cost else []
@@ -261,8 +261,8 @@ class Selling(Seller):
         """The gateway closed the attempt; with seal and bytes in its hands that is a fault."""
         r = self.record
         stop: list[Command] = [CancelWork()] if r.state is S.WORKING else []
-        taken = r.state is S.SEALED and (self._all_sent or r.receipt is not None) and not r.faulted
-        fault: list[Command] = [Fault(UNPAID)] if taken else []
+        taken = r.state is S.SEALED and (self._all_sent or r.receipt is not None) and r.fault is None
+        fault = self._fault(UNPAID) if taken else []
         return [*stop, *fault, *self._close(said.code, now)]
 
     def _thanked(self, said: Closure, now: int) -> list[Command]:
@@ -290,8 +290,7 @@ class Selling(Seller):
             self._set(state=S.CLOSED, kept_at=None)
             return [*late, Forget()]
         if UNPAID in passed:
-            self._set(faulted=True)
-            return [Fault(UNPAID)]
+            return self._fault(UNPAID)
         return []
 
     def _up(self, up: ev.Connected, now: int) -> list[Command]:
@@ -306,10 +305,12 @@ class Selling(Seller):
         return []
 
     def _again(self, restarted: ev.Restarted, now: int) -> list[Command]:
-        """Repeat what may not have been done: the debit, the work, the seal, the Receipt."""
+        """Repeat what may not have been done: the debit, the work, the seal, the Receipt, the end."""
         r = self.record
         self._set(asked_at=None)
         out: list[Command] = [Debit(r.debited)] if r.debited else []
+        out += [Fault(r.fault)] if r.fault else []
+        out += [Close(r.code, r.cost, r.debited)] if r.code else []
         if r.state is S.WORKING:
             out.append(StartWork(self.award, r.slice))
         if r.state is S.SEALING:
