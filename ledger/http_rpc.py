@@ -76,7 +76,7 @@ async def _next_event(http: h11.Connection, stream: trio.SocketStream) -> object
             go_on = http.send(h11.InformationalResponse(status_code=100, headers=[]))
             await stream.send_all(go_on or b"")
         with trio.fail_after(IDLE_SECONDS):
-            http.receive_data(await stream.receive_some(65_536))
+            http.receive_data(await stream.receive_some(MAX_HEAD))
 
 
 def _refusal(request: h11.Request) -> int:

@@ -7,6 +7,7 @@ that calls and balances of older blocks are refused.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -193,22 +194,17 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _quantity(value: Any) -> int:
-    if isinstance(value, str) and 2 < len(value) <= 66 and value.startswith("0x"):
-        try:
-            return int(value[2:], 16)
-        except ValueError:
-            pass
+    if isinstance(value, str) and re.fullmatch(r"0x[0-9a-fA-F]{1,64}", value):
+        return int(value, 16)
     raise RpcFault(INVALID_PARAMS, "a quantity is 0x and hex digits")
 
 
 def _bytes(value: Any, size: int | None = None) -> bytes:
-    try:
-        data = bytes.fromhex(value[2:]) if isinstance(value, str) and value.startswith("0x") else None
-    except ValueError:
-        data = None
-    if data is None or (size is not None and len(data) != size):
-        raise RpcFault(INVALID_PARAMS, f"{size or 'some'} bytes in hex belong here")
-    return data
+    if isinstance(value, str) and re.fullmatch(r"0x([0-9a-fA-F]{2})*", value):
+        data = bytes.fromhex(value[2:])
+        if size is None or len(data) == size:
+            return data
+    raise RpcFault(INVALID_PARAMS, f"{size or 'some'} bytes in hex belong here")
 
 
 def _data(params: Params, place: int, size: int | None = None) -> bytes:

@@ -7,6 +7,7 @@ the journal before the step that it names, so that a restart at any line neither
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -58,6 +59,8 @@ class Redeemer:
         """Until cancelled. Trouble with the chain only ever makes it wait longer."""
         every = 1.0 if self._chain.development else 60.0
         pause = every
+        with suppress(Unavailable):
+            await self._price()  # the first params are issued with a cost in them
         task_status.started()
         while True:
             try:

@@ -77,8 +77,8 @@ class HttpRpc:
         body = [{"jsonrpc": "2.0", "id": n, "method": m, "params": list(p)} for n, (m, p) in enumerate(calls)]
         reply = self._post(body[0] if len(body) == 1 else body)
         entries = reply if isinstance(reply, list) else [reply]
-        found = {e["id"]: e for e in entries if isinstance(e, dict) and isinstance(e.get("id"), int)}
-        if len(entries) == 1 and 0 not in found and isinstance(entries[0], dict):
+        found = {e["id"]: e for e in entries if _is_answer(e) and isinstance(e.get("id"), int)}
+        if len(entries) == 1 and 0 not in found and _is_answer(entries[0]) and "error" in entries[0]:
             found = dict.fromkeys(range(len(calls)), entries[0])  # one error for the whole request
         if any(n not in found for n in range(len(calls))):
             raise Unavailable(f"{self} left requests unanswered")
@@ -97,6 +97,10 @@ class HttpRpc:
             return json.loads(data)
         except (ValueError, RecursionError) as exc:
             raise Unavailable(f"{self} answered {status} and no JSON") from exc
+
+
+def _is_answer(entry: Any) -> bool:
+    return isinstance(entry, dict) and ("result" in entry or "error" in entry)
 
 
 def _result(entry: dict[str, Any]) -> Any:
