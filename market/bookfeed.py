@@ -67,14 +67,14 @@ class BookFeed:
     ) -> None:
         self.book = OrderBook(greeter.network)
         self._network, self._gossip, self._greeter = network, gossip, greeter
-        self._pipelines = tuple(pipelines)
+        self.pipelines = tuple(pipelines)
         self._wall_time = wall_time
         self._changed = trio.Event()
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Started means: every topic is joined and newcomers are served."""
         self._network.serve(BOOK, self._hand_over)
-        for pipeline in self._pipelines:
+        for pipeline in self.pipelines:
             await self._gossip.join(offers_topic(self._greeter.network, pipeline), self._judge(pipeline))
         task_status.started()
         while True:
@@ -111,7 +111,7 @@ class BookFeed:
         taken = 0
         async with MessageStream(await self._network.open(peer, BOOK)) as stream:
             await self._greeter.greet(stream)
-            for pipeline in self._pipelines:
+            for pipeline in self.pipelines:
                 taken += await self._take_pipeline(stream, pipeline)
         log.info("book taken over", neighbour=peer_text(peer), offers=taken)
         return taken

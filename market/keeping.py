@@ -1,38 +1,40 @@
-"""Keeping: what a seller keeps of a finished job on disk, so that a restart in the middle of a delivery loses nothing.
+"""Keeping: what must survive a restart in the middle of a delivery and is too large for the journal: files with a note.
 
-One folder holds, for each attempt, the sealed files and a note of what a Receipt will say of them; the key is in the
-session's own record. Files are whole or absent: written beside, synced, renamed. Knows no stream and no money.
+A seller keeps sealed files with what a Receipt will say of them (the key is in the session's own record); a gateway
+keeps results until their client has them. Files are whole or absent: written beside, synced, renamed. Knows no stream.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import trio
 
 from compute.work import JobResult
 from market.offer import Dtype
 from market.receipt import ArtifactDigest, Times
-from p2p.codec import Hash, Range, Size, decode_as, encode, message
+from p2p.codec import Hash, Size, decode_as, encode, message
 from p2p.errors import MalformedMessage, UnknownMessage
 
 MAX_FILES = 16
 _limiter = trio.CapacityLimiter(2)
 
+T = TypeVar("T")
+
 
 @message("kept-work", 1)
 @dataclass(frozen=True, slots=True)
 class KeptWork:
-    """What a Receipt needs of a finished job; ``files`` sealed files lie beside it."""
+    """What a Receipt needs of a finished job; its sealed files lie beside it."""
 
     dtype: Dtype
     trace_root: Hash
     artifacts: Annotated[tuple[ArtifactDigest, ...], Size(1, MAX_FILES)]
     times: Times
-    files: Annotated[int, Range(1, MAX_FILES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,33 +46,38 @@ class Finished:
 
 
 class Keeping:
-    """``put`` before ``get``; what was put twice is what was put last."""
+    """``put`` before ``get``; what was put twice under one name is what was put last."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def put(self, job_id: bytes, attempt: int, work: KeptWork, ciphers: list[bytes]) -> None:
-        """On disk when this returns, the note last."""
-        await trio.to_thread.run_sync(self._put, _name(job_id, attempt), work, ciphers, limiter=_limiter)
+    async def put(self, name: str, note: object, files: Sequence[bytes]) -> None:
+        """On disk when this returns, the note last. ``note`` is a registered message."""
+        await trio.to_thread.run_sync(self._put, name, encode(note), files, limiter=_limiter)
 
-    async def get(self, job_id: bytes, attempt: int) -> tuple[KeptWork, list[bytes]] | None:
-        """What was put, or None when there is nothing whole."""
-        return await trio.to_thread.run_sync(self._get, _name(job_id, attempt), limiter=_limiter)
+    async def get(self, name: str, kind: type[T]) -> tuple[T, list[bytes]] | None:
+        """What was put, or None when there is nothing whole of this kind."""
+        return await trio.to_thread.run_sync(self._get, name, kind, limiter=_limiter)
 
-    async def drop(self, job_id: bytes, attempt: int) -> None:
+    async def drop(self, name: str) -> None:
         """Forget it; nothing when there is nothing."""
-        await trio.to_thread.run_sync(self._drop, _name(job_id, attempt), limiter=_limiter)
+        await trio.to_thread.run_sync(self._drop, name, limiter=_limiter)
 
-    def _put(self, name: str, work: KeptWork, ciphers: list[bytes]) -> None:
+    async def names(self) -> list[tuple[str, float]]:
+        """Everything that is kept, each with the calendar second it was put."""
+        return await trio.to_thread.run_sync(self._names, limiter=_limiter)
+
+    def _put(self, name: str, note: bytes, files: Sequence[bytes]) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for index, cipher in enumerate(ciphers):
-            _write(self._folder / f"{name}.{index}", cipher)
-        _write(self._folder / f"{name}.work", encode(work))
+        for index, data in enumerate(files):
+            _write(self._folder / f"{name}.{index}", data)
+        _write(self._folder / f"{name}.note", note)
 
-    def _get(self, name: str) -> tuple[KeptWork, list[bytes]] | None:
+    def _get(self, name: str, kind: type[T]) -> tuple[T, list[bytes]] | None:
         try:
-            work = decode_as(KeptWork, (self._folder / f"{name}.work").read_bytes())
-            return work, [(self._folder / f"{name}.{index}").read_bytes() for index in range(work.files)]
+            note = decode_as(kind, (self._folder / f"{name}.note").read_bytes())
+            count = sum(1 for path in self._folder.glob(f"{name}.*") if path.suffix[1:].isdigit())
+            return note, [(self._folder / f"{name}.{index}").read_bytes() for index in range(count)]
         except (OSError, MalformedMessage, UnknownMessage):
             return None
 
@@ -78,8 +85,12 @@ class Keeping:
         for path in self._folder.glob(f"{name}.*"):
             path.unlink(missing_ok=True)
 
+    def _names(self) -> list[tuple[str, float]]:
+        return [(path.stem, path.stat().st_mtime) for path in self._folder.glob("*.note")]
 
-def _name(job_id: bytes, attempt: int) -> str:
+
+def name_of(job_id: bytes, attempt: int = 0) -> str:
+    """The name of what is kept for one attempt, or for a job as a whole."""
     return f"{job_id.hex()}-{attempt}"
 
 

@@ -30,7 +30,7 @@ from market.protocol import JOB
 from market.quote import Places
 from market.quotedesk import QuoteDesk
 from market.sale import Sale, Shop
-from market.session import Selling, SellingState, events
+from market.session import Selling, events
 from market.sessionstore import Kept, SessionStore
 from p2p.envelope import Signer
 from p2p.errors import MalformedMessage, PeerFault, Refused, Unavailable, UnknownMessage
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 FIRST_MESSAGE_S = 10.0
+DRAIN_LOOK_S = 0.1
 MAX_SALES = 1024  # open or kept; beyond, awards are declined
 Name = tuple[PeerId, bytes, int]
 
@@ -116,8 +117,9 @@ class Orchestrator:
         """Take nothing new, and wait until nothing is in work."""
         self.desk.draining = True
         await self.offering.withdraw()
-        while any(sale.in_work or sale.session.state is SellingState.SEALING for sale in self._sales.values()):
-            await trio.sleep(0.1)
+        # Looked at, not waited for: a sale tells nobody of its states, and this ends the node.
+        while any(sale.is_busy for sale in self._sales.values()):  # noqa: ASYNC110
+            await trio.sleep(DRAIN_LOOK_S)
 
     # -- what the desk asks ------------------------------------------------------------------------------------------
 

@@ -20,9 +20,9 @@ from market import jobwire as wire
 from market.bidwire import JobNews, News
 from market.conversation import Conversation, closing
 from market.hello import Greeter
+from market.opening import check_receipt, unsealed
 from market.parcels import Parcels
 from market.protocol import JOB
-from market.opening import check_receipt, unsealed
 from market.receipt import Receipt, countersign
 from market.reputation import Reputation
 from market.session import Buying, BuyingState, commands, events
@@ -88,7 +88,7 @@ class Ended:
 
 
 class Purchase:
-    """``accepted`` or ``ended`` is set first; ``bought`` may come after the end, when a paid key came late."""
+    """``decided`` when the award was taken or the attempt ended; a late key may bring ``bought`` after ``over``."""
 
     def __init__(self, basket: Basket, seller: PeerId, session: Buying, tell: Callable[[JobNews], None]) -> None:
         self._b, self.seller, self.session, self._tell = basket, seller, session, tell
@@ -96,7 +96,7 @@ class Purchase:
         self.recipient = address_of(seller)
         self.parcels = Parcels()
         self.talk = Conversation(session, seller, self.parcels, self._perform, buying=True, after=self._notice)
-        self.accepted, self.over = trio.Event(), trio.Event()
+        self.accepted, self.decided, self.over = trio.Event(), trio.Event(), trio.Event()
         self.bought: Bought | None = None
         self.ended: Ended | None = None
         self.started_at: float | None = None
@@ -123,7 +123,6 @@ class Purchase:
             task_status.started()
             await self.talk.run()
             self._nursery.cancel_scope.cancel()
-        self.over.set()
 
     # -- the stream --------------------------------------------------------------------------------------------------
 
@@ -185,6 +184,7 @@ class Purchase:
         record = self.session.record
         if record.state in TAKEN and not self.accepted.is_set():
             self.accepted.set()
+            self.decided.set()
             self._news(News.AWARDED, wei=self.award.price)
         if record.seal is not None and self.sealed_at is None:
             self.sealed_at = trio.current_time()
@@ -292,6 +292,7 @@ class Purchase:
         await self._measure(close)
         self.ended = Ended(close.code, close.hint, close.cost, close.paid)
         self.log.info("purchase closed", code=close.code, paid=close.paid, spent=close.cost)
+        self.decided.set()
         self.over.set()
         waits_for_key = self.session.record.paid and not self.session.record.delivered
         if waits_for_key and self._nursery is not None:

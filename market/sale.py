@@ -21,7 +21,7 @@ from ledger.receiving import ReceivingBooks
 from ledger.ticket import Payment
 from market import jobwire as wire
 from market.conversation import Conversation
-from market.keeping import Finished, Keeping, KeptWork
+from market.keeping import Finished, Keeping, KeptWork, name_of
 from market.parcels import Parcels
 from market.quote import Quote
 from market.quotedesk import QuoteDesk
@@ -82,6 +82,11 @@ class Sale:
         """Whether this sale takes one of our places."""
         return self.session.state in IN_WORK
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether stopping now would lose work."""
+        return self.in_work or self.session.state is SellingState.SEALING
+
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until the attempt is over and forgotten. Leaving stops its work."""
         await self._restore_parcels()
@@ -140,7 +145,7 @@ class Sale:
         newcomer = standing.delivered < NEWCOMER_JOBS and not standing.faults
         first = newcomer and units <= shop.small_job
         self.log.info("award taken", units=units, price=award.price, first=first)
-        return events.AwardJudged(params=params, spare=self._spare(), first=first)
+        return events.AwardJudged(params=params, cover=self._cover(), first=first)
 
     async def _params(self, price: int) -> bytes:
         """Fresh TicketParams for this gateway, encoded; none for a free job. Raises Refused, Unavailable."""
@@ -173,11 +178,12 @@ class Sale:
         verdict = await self._shop.books.receive(self.sender, payment)
         params = encode(verdict.params) if verdict.params is not None else b""
         self.log.info("tickets credited", tickets=len(payment.tickets), credited=verdict.credited)
-        self.talk.post(events.PaymentJudged(payment_id, encode(verdict), self._spare(), params))
+        self.talk.post(events.PaymentJudged(payment_id, encode(verdict), self._cover(), params))
         self._shop.reached("tickets-credited")
 
-    def _spare(self) -> int:
-        return self._shop.spare(self.sender, self.name[0])
+    def _cover(self) -> int:
+        """What the gateway has with us for this attempt: credit no other sale holds, and what we debited already."""
+        return self._shop.spare(self.sender, self.name[0]) + self.session.record.debited
 
     # -- the work ----------------------------------------------------------------------------------------------------
 
@@ -236,9 +242,8 @@ class Sale:
             finished.result.trace_root,
             digests_of([(f.media_type, f.data) for f in files]),
             finished.times,
-            len(files),
         )
-        await self._shop.keeping.put(*self.name, work, ciphers)
+        await self._shop.keeping.put(name_of(*self.name), work, ciphers)
         terms = await self._params_if_any()
         commitment = sign(wire.Commitment(*self.name, named, price, late_ms, terms), self._shop.signer)
         self._offer_ciphers(ciphers)
@@ -247,7 +252,7 @@ class Sale:
         self.log.info("sealed", files=len(files), price=price, late_ms=late_ms)
 
     async def _receipt(self, price: int, paid: int) -> None:
-        kept, award, shop = await self._shop.keeping.get(*self.name), self.session.award, self._shop
+        kept, award, shop = await self._kept(), self.session.award, self._shop
         if kept is None:
             self.talk.post(events.WorkFailed(wire.FAILED, "the sealed result is lost"))
             return
@@ -292,17 +297,22 @@ class Sale:
         self.log.info("sale closed", code=close.code, cost=close.cost, earned=close.paid)
         if close.code == wire.DONE:
             await self._shop.books.record_delivered(self.sender)
+        if self.session.record.refusal is not None:
+            await self._forget()  # a refused award leaves nothing behind; the same one again is judged again
 
     async def _forget(self) -> None:
         self.parcels.forget()
-        await self._shop.keeping.drop(*self.name)
+        await self._shop.keeping.drop(name_of(*self.name))
         await self._shop.store.drop(self.gateway, *self.name)
         self.talk.finish()
 
     async def _restore_parcels(self) -> None:
-        kept = await self._shop.keeping.get(*self.name) if self.session.record.seal is not None else None
+        kept = await self._kept() if self.session.record.seal is not None else None
         if kept is not None:
             self._offer_ciphers(kept[1])
+
+    async def _kept(self) -> tuple[KeptWork, list[bytes]] | None:
+        return await self._shop.keeping.get(name_of(*self.name), KeptWork)
 
     def _offer_ciphers(self, ciphers: list[bytes]) -> None:
         for cipher in ciphers:

@@ -1,0 +1,134 @@
+"""Auctioneer: carries one auction out over the control lines. The rules are in ``market/auction.py``.
+
+Questions go out together and answers are handed in as they come; the award itself is the caller's, who says whether it
+was accepted. Losers are released when the auction is over. Knows no job stream and no payment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from market.auction import (
+    Ask,
+    Auction,
+    AwardTo,
+    Command,
+    GiveUp,
+    NoteFault,
+    NoteRefusal,
+    ReleaseQuote,
+)
+from market.controls import ControlLines, Quoted
+from market.conversation import now_ms
+from market.quote import RFQ
+from market.refusal import Refusal
+from market.reputation import Reputation
+from market.scoring import Chance
+from p2p.errors import PasarError, PeerFault
+from p2p.peer import PeerId, peer_text
+
+log = structlog.get_logger(__name__)
+
+GiveAward = Callable[[AwardTo], Awaitable[bool]]
+TellQuote = Callable[[PeerId, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    seller: PeerId
+    answer: Quoted | None  # None: declined, or an answer that is a fault
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    seller: PeerId
+    accepted: bool
+
+
+class Auctioneer:
+    """One auction at a time for each call; many calls may run together."""
+
+    def __init__(self, lines: ControlLines, reputation: Reputation, chance: Chance) -> None:
+        self._lines, self._reputation, self._chance = lines, reputation, chance
+
+    async def hold(self, auction: Auction, award: GiveAward, quoted: TellQuote) -> AwardTo | Refusal:
+        """Run ``auction`` to its end: the accepted award, or why there is none.
+
+        ``award`` gives the job to a seller and says whether it was taken; ``quoted`` hears of each quote.
+        """
+        return await _Round(self._lines, self._reputation, auction, award, quoted).run(self._chance)
+
+
+class _Round:
+    """The state of one call of ``hold``."""
+
+    def __init__(
+        self, lines: ControlLines, reputation: Reputation, auction: Auction, award: GiveAward, quoted: TellQuote
+    ) -> None:
+        self._lines, self._reputation, self._auction = lines, reputation, auction
+        self._award, self._quoted = award, quoted
+        self._post, self._events = trio.open_memory_channel[_Answered | _Decided](math.inf)
+        self._outcome: AwardTo | Refusal | None = None
+
+    async def run(self, chance: Chance) -> AwardTo | Refusal:
+        async with trio.open_nursery() as self._nursery:
+            await self._carry_out(self._auction.start(chance, now_ms()))
+            while self._outcome is None:
+                await self._carry_out(await self._next())
+            self._nursery.cancel_scope.cancel()
+        return self._outcome
+
+    async def _next(self) -> list[Command]:
+        """Hand in whatever comes first: an answer, a decision, or time."""
+        wake_at = self._auction.wake_at
+        with trio.move_on_at(math.inf if wake_at is None else wake_at / 1000):
+            match await self._events.receive():
+                case _Decided(seller=seller, accepted=True):
+                    self._outcome = self._auction.winner
+                    return self._auction.accepted(seller)
+                case _Decided(seller=seller):
+                    return self._auction.declined(seller, now_ms())
+                case _Answered(seller=seller, answer=Quoted() as answer):
+                    self._quoted(seller, answer.quote.price)
+                    return self._auction.quoted(seller, answer.quote, answer.envelope, now_ms())
+                case _Answered(seller=seller, lost=lost):
+                    return self._auction.lost(seller, now_ms()) if lost else self._auction.refused(seller, now_ms())
+        return self._auction.tick(now_ms())
+
+    async def _carry_out(self, todo: list[Command]) -> None:
+        for command in todo:
+            match command:
+                case Ask(seller=seller, rfq=rfq):
+                    self._nursery.start_soon(self._ask, seller, rfq)
+                case AwardTo():
+                    self._nursery.start_soon(self._give, command)
+                case ReleaseQuote(seller=seller, rfq=rfq_digest):
+                    await self._lines.release(seller, rfq_digest)
+                case NoteRefusal(seller=seller):
+                    self._reputation.refused(seller, now_ms())
+                case NoteFault(seller=seller, reason=reason, proof=proof):
+                    log.warning("a fault in a quote", seller=peer_text(seller), reason=reason)
+                    self._reputation.fault(seller, now_ms(), proof=proof is not None)
+                case GiveUp(refusal=refusal):
+                    self._outcome = refusal
+
+    async def _ask(self, seller: PeerId, rfq: RFQ) -> None:
+        try:
+            answer = await self._lines.ask(seller, rfq)
+            self._post.send_nowait(_Answered(seller, answer if isinstance(answer, Quoted) else None))
+        except PeerFault as fault:
+            log.warning("no quote", seller=peer_text(seller), code=fault.code)
+            self._reputation.fault(seller, now_ms())
+            self._post.send_nowait(_Answered(seller, None))
+        except PasarError as exc:
+            log.debug("seller not reached", seller=peer_text(seller), reason=str(exc))
+            self._post.send_nowait(_Answered(seller, None, lost=True))
+
+    async def _give(self, award: AwardTo) -> None:
+        self._post.send_nowait(_Decided(award.seller, await self._award(award)))

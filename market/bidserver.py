@@ -1,0 +1,150 @@
+"""BidServer: the gateway's end of ``/pasar/bid/1``. One stream is one client asking, bidding, or coming back.
+
+It reads what the client says, tells it what happens to its job, and hands the result over in chunks. The job itself is
+a JobRun and goes on without this stream. Knows no auction and no seller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+
+from ledger.money import Settlement
+from market.bid import Bid
+from market.bidwire import (
+    MAX_MODELS_LISTED,
+    AskModels,
+    BidTaken,
+    CancelBid,
+    JobDone,
+    ModelOnOffer,
+    ModelsOnOffer,
+    Thanks,
+)
+from market.bookfeed import BookFeed
+from market.conversation import closing
+from market.hello import Greeter
+from market.jobrun import JobRun
+from market.parcels import Parcels
+from market.refusal import Refusal
+from market.sealing import ref_of
+from p2p.blobs import ChunkAck
+from p2p.errors import MalformedMessage, PasarError, Refused, Unavailable
+from p2p.peer import peer_text
+from p2p.stream import JOB_FRAME, MessageStream
+from p2p.transport import Stream
+
+log = structlog.get_logger(__name__)
+
+FIRST_BID_S = 60.0
+HAND_OVER_S = 120.0
+
+Take = Callable[[Stream, Bid], Awaitable[JobRun | Refusal]]
+Cancel = Callable[[JobRun], Awaitable[None]]
+
+
+class BidServer:
+    """Answers questions about models until a bid comes; then follows that bid."""
+
+    def __init__(self, greeter: Greeter, feed: BookFeed, settlement: Settlement, take: Take, cancel: Cancel) -> None:
+        self._greeter, self._feed, self._settlement = greeter, feed, settlement
+        self._take, self._cancel = take, cancel
+
+    async def accept(self, raw: Stream) -> None:
+        """Serve one stream. Raises PeerFault for a client that breaks the rules."""
+        stream = MessageStream(raw, JOB_FRAME)
+        try:
+            await self._greeter.greet(stream)
+            while (said := await stream.receive(timeout=FIRST_BID_S)) is not None:
+                if isinstance(said, AskModels):
+                    await stream.send(self._models(said.pipeline))
+                elif isinstance(said, Bid):
+                    await self._follow(raw, stream, said)
+                    break
+                else:
+                    raise MalformedMessage(f"{type(said).__name__} where a bid belongs")
+        except (Refused, Unavailable) as exc:
+            log.debug("bid stream ended", peer=peer_text(raw.peer), reason=str(exc))
+        finally:
+            await closing(stream)
+
+    async def _follow(self, raw: Stream, stream: MessageStream, bid: Bid) -> None:
+        run = await self._take(raw, bid)
+        if isinstance(run, Refusal):
+            await stream.send(run)
+            return
+        if isinstance(run.outcome, Refusal):
+            await stream.send(run.outcome)
+            return
+        await stream.send(BidTaken(run.job_id, run.limit, not bid.limit, bid.deadline_ms))
+        parcels = Parcels()
+        broken: list[PasarError] = []
+
+        async def listen() -> None:
+            try:
+                await self._listen(stream, run, parcels)
+            except PasarError as exc:
+                broken.append(exc)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            try:
+                await self._tell(stream, run, parcels)
+                with trio.move_on_after(HAND_OVER_S):
+                    await trio.sleep_forever()  # until the client says thanks, or leaves
+            except PasarError as exc:
+                broken.append(exc)
+            nursery.cancel_scope.cancel()
+        if broken:
+            raise broken[0]
+
+    async def _listen(self, stream: MessageStream, run: JobRun, parcels: Parcels) -> None:
+        while (said := await stream.receive()) is not None:
+            if isinstance(said, ChunkAck):
+                parcels.acked(said)
+            elif isinstance(said, CancelBid) and said.job_id == run.job_id:
+                await self._cancel(run)
+            elif isinstance(said, Thanks):
+                return
+            else:
+                raise MalformedMessage(f"{type(said).__name__} on a bid stream")
+
+    async def _tell(self, stream: MessageStream, run: JobRun, parcels: Parcels) -> None:
+        """News as they come, then the outcome, then its files."""
+        heard = 0
+        while not run.over.is_set() or heard < run.told:
+            fresh, heard = run.since(heard)
+            for news in fresh:
+                await stream.send(news)
+            if not run.over.is_set() and heard == run.told:
+                await run.changed()
+        await stream.send(run.outcome)
+        if isinstance(run.outcome, JobDone):
+            for file in run.files:
+                ref = ref_of(file.data)
+                parcels.offer(ref, file.data)
+                await parcels.send(stream, ref.blob)
+
+    def _models(self, pipeline: str) -> ModelsOnOffer:
+        found: dict[bytes, ModelOnOffer] = {}
+        for posting in self._feed.book.postings():
+            offer = posting.offer
+            if offer.pipeline != pipeline or offer.settlement != self._settlement:
+                continue
+            for entry in offer.models:
+                known = found.get(entry.model)
+                found[entry.model] = ModelOnOffer(
+                    entry.name,
+                    entry.model,
+                    entry.native_side,
+                    max(entry.max_side, known.max_side if known else 0),
+                    max(entry.max_steps, known.max_steps if known else 0),
+                    1 + (known.offers if known else 0),
+                    entry.warm + (known.warm if known else 0),
+                    min(offer.price, known.cheapest) if known else offer.price,
+                )
+        ranked = sorted(found.values(), key=lambda model: (-model.offers, model.name, model.model))
+        return ModelsOnOffer(pipeline, tuple(ranked[:MAX_MODELS_LISTED]))

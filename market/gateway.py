@@ -1,0 +1,246 @@
+"""Gateway: buys for clients. Takes bids, runs auctions, pays, checks, delivers.
+
+    BookFeed (gossip) · ControlLines (quotes) · Purchase (job streams) · JobRun (one per bid) · bid streams
+
+A job belongs to the gateway once it is taken: the client's stream may come and go, the same bid on a new stream picks
+the job up, and what was under way when the process died goes on from the journal. Knows no chain; the books do.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from ledger.customers import CustomerBooks
+from ledger.journal import Writes
+from ledger.money import Settlement, price_for
+from ledger.sending import SendingBooks
+from market.auctioneer import Auctioneer
+from market.bid import RESTING_PER_CLIENT, Bid, RestingBids, job_id
+from market.bidserver import BidServer
+from market.bidwire import JobDone
+from market.bookfeed import BookFeed
+from market.controls import ControlLines
+from market.conversation import now_ms
+from market.hello import Greeter
+from market.jobrun import Counter, JobRun
+from market.jobstore import JobStore
+from market.keeping import Keeping, name_of
+from market.protocol import BID
+from market.purchase import Basket, Purchase
+from market.refusal import Code, Refusal, simple
+from market.reputation import Reputation
+from market.scoring import Chance
+from market.session import Buying, events
+from market.sessionstore import Kept, SessionStore
+from p2p.codec import encode
+from p2p.envelope import Signer
+from p2p.errors import MalformedMessage, Unavailable, UnknownMessage
+from p2p.peer import PeerId, address_of
+from p2p.transport import Network, Stream
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = structlog.get_logger(__name__)
+
+KEEP_S = 600.0  # results of finished jobs, for a client that comes back
+MAX_JOBS = 1024
+SWEEP_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a gateway is made of; every part is owned and run by somebody else."""
+
+    signer: Signer
+    network: Network
+    greeter: Greeter
+    feed: BookFeed
+    lines: ControlLines
+    journal: Writes
+    books: SendingBooks
+    customers: CustomerBooks
+    results: Keeping
+    settlement: Settlement
+    reach: Callable[[PeerId], Awaitable[None]]
+    small_job: int
+    development: bool
+    chance: Chance
+    nonce: Callable[[int], bytes]
+    wall_time: Callable[[], float]
+    reached: Callable[[str], None] = lambda point: None
+
+
+class Gateway:
+    """At most ``MAX_JOBS`` jobs, finished ones included; a job id has one JobRun."""
+
+    def __init__(self, means: Means) -> None:
+        self._m = m = means
+        self.reputation = Reputation()
+        self._sessions = SessionStore(m.journal, "buying", m.wall_time)
+        self._basket = Basket(
+            signer=m.signer,
+            network=m.network,
+            greeter=m.greeter,
+            books=m.books,
+            reputation=self.reputation,
+            store=self._sessions,
+            reach=m.reach,
+            rtts=lambda seller: m.lines.rtts.get(seller, 0),
+            small_job=m.small_job,
+            reached=m.reached,
+        )
+        self._counter = Counter(
+            feed=m.feed,
+            auctioneer=Auctioneer(m.lines, self.reputation, m.chance),
+            basket=self._basket,
+            customers=m.customers,
+            jobs=JobStore(m.journal, m.wall_time),
+            results=m.results,
+            resting=RestingBids(),
+            settlement=m.settlement,
+            chance=m.nonce,
+            exposures=self._exposures,
+            rtts=lambda: m.lines.rtts,
+            start=self._start,
+        )
+        self._runs: OrderedDict[bytes, JobRun] = OrderedDict()
+        self._ended_at: dict[bytes, float] = {}
+        self._nursery: trio.Nursery | None = None
+        self.draining = False
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Started means: old jobs go on and bids are taken."""
+        async with trio.open_nursery() as self._nursery:
+            await self._restore()
+            server = BidServer(self._m.greeter, self._m.feed, self._m.settlement, self.take, self.cancel)
+            self._m.network.serve(BID, server.accept)
+            self._nursery.start_soon(self._sweep)
+            task_status.started()
+
+    async def drain(self) -> None:
+        """Take no new bids, and wait until every job has its outcome."""
+        self.draining = True
+        for run in tuple(self._runs.values()):
+            await run.over.wait()
+
+    async def take(self, raw: Stream, bid: Bid) -> JobRun | Refusal:
+        """The run of this bid: a new one, or the one it already has. A refusal where it cannot be taken."""
+        name = job_id(self._m.signer.peer, raw.peer, bid.nonce)
+        run = self._runs.get(name)
+        if run is not None:
+            same = encode(run.bid) == encode(bid)
+            return run if same else simple(Code.CONFLICT, "another bid has this id", limit_wei=bid.limit)
+        if not (self._m.development and raw.remote.loopback):
+            hint = "this gateway serves loopback on a development chain only: prepaid credit is not sold here"
+            return simple(Code.NO_CREDIT, hint, limit_wei=bid.limit)
+        if not bid.limit and not self._m.development:
+            return simple(Code.NO_CREDIT, "name a limit: off the development chain none is chosen for you")
+        if self.draining or not self._room():
+            return simple(Code.BUSY, "this gateway takes no more bids now", limit_wei=bid.limit)
+        if self._of(raw.peer) >= RESTING_PER_CLIENT:
+            return simple(Code.TOO_MANY, "too many bids of yours are open", limit_wei=bid.limit)
+        run = self._runs[name] = JobRun(self._counter, name, raw.peer, bid, free=True)
+        kept = await self._m.results.get(name_of(name), JobDone)
+        if kept is not None:
+            run.recall(*kept)
+            self._ended_at[name] = trio.current_time()
+        elif self._nursery is not None:
+            await self._nursery.start(self._run, run)
+        return run
+
+    async def cancel(self, run: JobRun) -> None:
+        """The client of this run took its bid back."""
+        run.cancel()
+
+    # -- runs and purchases ------------------------------------------------------------------------------------------
+
+    async def _run(self, run: JobRun, *, task_status: TaskStatus[None]) -> None:
+        await run.run(task_status=task_status)
+        self._ended_at[run.job_id] = trio.current_time()
+
+    async def _start(self, purchase: Purchase) -> None:
+        if self._nursery is None:
+            raise Unavailable("the gateway is stopping")
+        await self._nursery.start(purchase.run)
+
+    def _exposures(self) -> dict[PeerId, int]:
+        """What every seller we have dealt with may owe us, in wei: its standing at the price of its own offer."""
+        found = {}
+        for seller in self.reputation.sellers():
+            units = self._m.books.exposure(address_of(seller), self._m.small_job)
+            postings = (self._m.feed.book.posting(seller, pipeline) for pipeline in self._m.feed.pipelines)
+            prices = [posting.offer.price for posting in postings if posting is not None]
+            if prices:
+                found[seller] = price_for(units, max(prices))
+        return found
+
+    def _of(self, client: PeerId) -> int:
+        return sum(run.client == client and not run.over.is_set() for run in self._runs.values())
+
+    def _room(self) -> bool:
+        """Whether one more job fits; the oldest finished one goes when it must."""
+        if len(self._runs) < MAX_JOBS:
+            return True
+        over = next((name for name, run in self._runs.items() if run.over.is_set()), None)
+        if over is not None:
+            self._forget(over)
+        return over is not None
+
+    async def _sweep(self) -> None:
+        """Forget what was finished long ago, also what an earlier life of this process left on disk."""
+        while True:
+            for name, at in tuple(self._ended_at.items()):
+                if trio.current_time() - at > KEEP_S:
+                    self._forget(name)
+                    await self._m.results.drop(name_of(name))
+            for kept, at in await self._m.results.names():
+                if self._m.wall_time() - at > 2 * KEEP_S:
+                    await self._m.results.drop(kept)
+            await trio.sleep(SWEEP_S)
+
+    def _forget(self, name: bytes) -> None:
+        self._runs.pop(name, None)
+        self._ended_at.pop(name, None)
+
+    # -- after a restart ---------------------------------------------------------------------------------------------
+
+    async def _restore(self) -> None:
+        """Every job without an outcome goes on, with the attempts that were under way."""
+        kept = await self._sessions.load()
+        for taken in await self._counter.jobs.load():
+            run = JobRun.restored(self._counter, taken)
+            self._runs[taken.job_id] = run
+            purchases = [p for k in kept if k.job_id == taken.job_id and (p := self._resumed(k, run)) is not None]
+            log.info("job restored", job=taken.job_id.hex()[:16], attempts=taken.attempts, under_way=len(purchases))
+            await self._go_on(run, purchases)
+        for orphan in [k for k in kept if k.job_id not in self._runs]:
+            purchase = self._resumed(orphan, None)
+            if purchase is not None:
+                await self._start(purchase)
+                purchase.talk.post(events.Restarted())
+
+    async def _go_on(self, run: JobRun, purchases: list[Purchase]) -> None:
+        for purchase in purchases:
+            await self._start(purchase)
+            purchase.talk.post(events.Restarted())
+        if self._nursery is not None:
+            self._nursery.start_soon(self._resume, run, purchases)
+
+    async def _resume(self, run: JobRun, purchases: list[Purchase]) -> None:
+        await run.resume(purchases)
+        self._ended_at[run.job_id] = trio.current_time()
+
+    def _resumed(self, kept: Kept, run: JobRun | None) -> Purchase | None:
+        try:
+            session = Buying.restore(kept.record, now_ms(), kept.age_ms)
+        except (MalformedMessage, UnknownMessage) as exc:
+            log.error("a kept session cannot be read", job=kept.job_id.hex()[:16], reason=str(exc))
+            return None
+        return Purchase(self._basket, kept.peer, session, run.tell if run is not None else lambda news: None)

@@ -1,0 +1,362 @@
+"""JobRun: one bid's way at the gateway, from its arrival to a result, a refusal or an honest failure.
+
+    match -> auction -> purchase -> delivered
+      ^                    | ended without a result
+      +--- again, without that seller; resting while nobody has a place; until the bid's deadline
+
+A run belongs to the gateway, not to the client's stream: a client that vanishes has not cancelled. What must survive a
+restart is in the journal before it matters. Knows no stream of the client's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from compute.spec import Artifact
+from ledger.customers import CustomerBooks
+from ledger.money import Settlement
+from market import jobwire as wire
+from market.auction import Auction, AwardTo, Buyer
+from market.auctioneer import Auctioneer
+from market.bid import Bid, RestingBids
+from market.bidwire import MAX_TRIED, ArtifactHead, BidCancelled, JobDone, JobFailed, JobNews, News, Spent
+from market.bookfeed import BookFeed
+from market.conversation import now_ms
+from market.jobstore import JobStore, TakenBid
+from market.keeping import Keeping, name_of
+from market.prefilter import Matched, Terms, match
+from market.purchase import Basket, Bought, Purchase
+from market.refusal import Code, Refusal, simple
+from market.sealing import ref_of
+from market.session import Buying
+from p2p.errors import Refused
+from p2p.peer import PeerId, peer_text
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = structlog.get_logger(__name__)
+
+REST_S = 0.3
+MAX_NEWS = 512  # kept for a client that comes back; steps beyond it are dropped, oldest first
+AT_ONCE = 4  # resting bids that try at the same time, the best paid first
+
+Outcome = JobDone | JobFailed | BidCancelled | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """What all job runs of one gateway share. ``exposures``: what each known seller may owe us, in wei."""
+
+    feed: BookFeed
+    auctioneer: Auctioneer
+    basket: Basket
+    customers: CustomerBooks
+    jobs: JobStore
+    results: Keeping
+    resting: RestingBids
+    settlement: Settlement
+    chance: Callable[[int], bytes]
+    exposures: Callable[[], dict[PeerId, int]]
+    rtts: Callable[[], dict[PeerId, int]]
+    start: Callable[[Purchase], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Marks on the way, on trio's clock in milliseconds."""
+
+    arrived: int
+    accepted: int = 0
+
+
+class JobRun:
+    """``outcome`` is set once, with ``over``; ``news`` grows until then."""
+
+    def __init__(
+        self,
+        counter: Counter,
+        job_id: bytes,
+        client: PeerId,
+        bid: Bid,
+        *,
+        free: bool,
+        attempts: int = 0,
+        age_ms: int = 0,
+    ) -> None:
+        self._c, self.job_id, self.client, self.bid, self._free = counter, job_id, client, bid, free
+        self.limit = bid.limit
+        self.news: list[JobNews] = []
+        self.told = 0  # how many news there ever were
+        self.outcome: Outcome | None = None
+        self.files: tuple[Artifact, ...] = ()
+        self.over = trio.Event()
+        self._changed = trio.Event()
+        self._attempts = attempts
+        self._clock = _Clock(now_ms() - age_ms)
+        self._deadline = self._clock.arrived + bid.deadline_ms
+        self._without: set[PeerId] = set()
+        self._tried: list[PeerId] = []
+        self._purchases: list[Purchase] = []
+        self._cancelled = trio.Event()
+        self.log = log.bind(job=job_id.hex()[:16])
+
+    @classmethod
+    def restored(cls, counter: Counter, taken: TakenBid) -> JobRun:
+        """The run of a bid that an earlier life of this process took; ``resume`` goes on with it."""
+        age, attempts = taken.age_ms, taken.attempts
+        return cls(counter, taken.job_id, taken.client, taken.bid, free=taken.free, attempts=attempts, age_ms=age)
+
+    def recall(self, done: JobDone, files: list[bytes]) -> None:
+        """The outcome is known from before: a client that comes back after a restart gets it again."""
+        heads = zip(done.artifacts, files, strict=False)
+        self.files = tuple(Artifact(head.media_type, data) for head, data in heads)
+        self._finish(done)
+
+    # -- what the client's stream asks -------------------------------------------------------------------------------
+
+    def since(self, heard: int) -> tuple[list[JobNews], int]:
+        """News after the first ``heard`` ones, as far as they are kept, and how many there are now."""
+        dropped = self.told - len(self.news)
+        return self.news[max(0, heard - dropped) :], self.told
+
+    async def changed(self) -> None:
+        """Wait for the next news or the outcome."""
+        await self._changed.wait()
+
+    def cancel(self) -> None:
+        """The client wants it no more; what that costs is in the outcome."""
+        self._cancelled.set()
+        for purchase in self._purchases:
+            purchase.cancel()
+
+    # -- the way -----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until there is an outcome. Started means: it is in the journal, or it was refused."""
+        matched = self._match()
+        self.limit = matched.terms.limit or 0
+        if not self._attempts and not matched.candidates and not self._may_rest(matched):
+            self._finish(matched.refusal())
+            task_status.started()
+            return
+        try:
+            await self._c.customers.reserve(self.job_id, peer_text(self.client), self.limit, free=self._free)
+        except Refused as exc:
+            self._finish(simple(Code.NO_CREDIT, exc.hint, limit_wei=self.limit))
+            task_status.started()
+            return
+        await self._c.jobs.put(self.job_id, self.client, self.bid, self._attempts, self._free)
+        task_status.started()
+        self._finish(await self._until_done(matched))
+        await self._c.jobs.drop(self.job_id)
+
+    async def resume(self, purchases: list[Purchase]) -> None:
+        """Go on after a restart: first what was under way, then as ever."""
+        self.limit = self.bid.limit or self._match().terms.limit or 0
+        self._purchases += purchases
+        self._tried += [purchase.seller for purchase in purchases]
+        for purchase in purchases:
+            await purchase.over.wait()
+        outcome = await self._delivered() or await self._until_done(self._match())
+        self._finish(outcome)
+        await self._c.jobs.drop(self.job_id)
+
+    async def _until_done(self, matched: Matched) -> Outcome:
+        while True:
+            if self._cancelled.is_set():
+                return await self._given_back(BidCancelled(self.job_id, 0))
+            if now_ms() >= self._deadline:
+                return await self._failed(Code.DEADLINE, "the time of this bid is over")
+            outcome = await self._once(matched)
+            if outcome is not None:
+                return outcome
+            matched = self._match()
+
+    async def _once(self, matched: Matched) -> Outcome | None:
+        """One auction and what follows; None to go on with another."""
+        if not [one for one in matched.candidates if one.seller not in self._without]:
+            if matched.candidates and self._without:
+                self._without.clear()  # nobody else is left: among all again
+            elif not self._may_rest(matched) and not self._tried:
+                return await self._given_back(matched.refusal())
+            await self._rest(matched)
+            return None
+        self.tell(JobNews(self.job_id, News.AUCTION, wei=self.limit))
+        with trio.CancelScope() as scope:
+            won = await self._auction(matched, scope)
+        if scope.cancelled_caught:
+            return None
+        if isinstance(won, Refusal):
+            if won.code is not Code.BUSY:
+                return await self._given_back(replace(won, limit_wei=self.limit))
+            await self._rest(matched)
+            return None
+        return await self._follow(self._purchases[-1])
+
+    async def _auction(self, matched: Matched, scope: trio.CancelScope) -> AwardTo | Refusal:
+        c = self._c
+        deadline = self._deadline
+        buyer = Buyer(c.basket.signer.peer, c.basket.greeter.network, c.settlement, self.bid.prefer, deadline)
+        auction = Auction(buyer, matched, c.chance(16), without=self._without)
+
+        async def stop_when_cancelled() -> None:
+            await self._cancelled.wait()
+            if not self._purchases or self._purchases[-1].over.is_set():
+                scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop_when_cancelled)
+            won = await c.auctioneer.hold(auction, self._give, self._quoted)
+            nursery.cancel_scope.cancel()
+        return won
+
+    async def _give(self, award_to: AwardTo) -> bool:
+        """Award the job; whether the seller took it."""
+        if self._attempts >= wire.MAX_ATTEMPT or self._cancelled.is_set():
+            return False
+        self._attempts += 1
+        await self._c.jobs.put(self.job_id, self.client, self.bid, self._attempts, self._free)
+        quote = award_to.quote
+        award = wire.Award(
+            job_id=self.job_id,
+            attempt=self._attempts,
+            settlement=self._c.settlement,
+            quote=award_to.envelope,
+            price=quote.price,
+            finish_by_ms=min(quote.finish_by_ms, wire.MAX_DURATION_MS),
+            late_rate=quote.late_rate,
+            deadline_ms=max(0, self._deadline - now_ms()),
+            slices=0,
+            spec=self.bid.spec,
+        )
+        purchase = Purchase(self._c.basket, award_to.seller, Buying.of(award), self.tell)
+        self._purchases.append(purchase)
+        await self._c.start(purchase)
+        purchase.begin()
+        self._c.basket.reached("award-sent")
+        await purchase.decided.wait()
+        if purchase.accepted.is_set():
+            self._clock.accepted = now_ms()
+            self._tried.append(award_to.seller)
+            return True
+        return False
+
+    async def _follow(self, purchase: Purchase) -> Outcome | None:
+        await purchase.over.wait()
+        outcome = await self._delivered()
+        if outcome is not None:
+            return outcome
+        ended = purchase.ended
+        if self._cancelled.is_set() and ended is not None and ended.code == wire.CANCELLED:
+            return await self._cancelled_at(ended.cost)
+        self._without.add(purchase.seller)
+        self.tell(JobNews(self.job_id, News.RETRIED, purchase.seller))
+        self.log.info(
+            "attempt ended without a result", code=ended.code if ended else "", paid=ended.paid if ended else 0
+        )
+        return None
+
+    async def _rest(self, matched: Matched) -> None:
+        """Wait for a place: until the book changes, or a little while; the best paid bids try first."""
+        self._c.resting.add(self.job_id, self.client, self.bid, self.limit, now_ms())
+        try:
+            while not self._cancelled.is_set() and now_ms() < self._deadline:
+                with trio.move_on_after(REST_S):
+                    await self._c.feed.changed()
+                if self.job_id in {entry.job for entry in self._c.resting.best()[:AT_ONCE]}:
+                    break
+        finally:
+            self._c.resting.remove(self.job_id)
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    async def _delivered(self) -> JobDone | None:
+        """The result of the first purchase that has one: charged, kept, told."""
+        for purchase in self._purchases:
+            if purchase.bought is not None:
+                return await self._deliver(purchase, purchase.bought)
+        return None
+
+    async def _deliver(self, purchase: Purchase, bought: Bought) -> JobDone:
+        refs = [ref_of(file.data) for file in bought.files]
+        times, transfer = bought.inside.times, 0
+        if purchase.sealed_at is not None:
+            transfer = max(0, now_ms() - int(purchase.sealed_at * 1000))
+        done = JobDone(
+            job_id=self.job_id,
+            orchestrator=purchase.seller,
+            tried=tuple(dict.fromkeys([*self._tried, purchase.seller]))[-MAX_TRIED:],
+            price=bought.price,
+            paid=purchase.ended.paid if purchase.ended is not None else 0,
+            limit=self.limit,
+            spent=Spent(max(0, self._clock.accepted - self._clock.arrived), times.queued_ms, times.run_ms, transfer),
+            receipt=bought.receipt,
+            artifacts=tuple(
+                ArtifactHead(ref.blob, file.media_type, ref.size, ref.digest)
+                for ref, file in zip(refs, bought.files, strict=True)
+            ),
+        )
+        self.files = bought.files
+        await self._c.results.put(name_of(self.job_id), done, [file.data for file in bought.files])
+        await self._c.customers.charge(self.job_id, min(bought.inside.price, self.limit))
+        return done
+
+    async def _cancelled_at(self, cost: int) -> BidCancelled:
+        if cost:
+            await self._c.customers.charge(self.job_id, min(cost, self.limit))
+        else:
+            await self._c.customers.give_back(self.job_id)
+        return BidCancelled(self.job_id, min(cost, self.limit))
+
+    async def _failed(self, code: Code, hint: str) -> Outcome:
+        if not self._tried:
+            return await self._given_back(replace(self._match().refusal(), code=code, hint=hint))
+        return await self._given_back(JobFailed(self.job_id, code.value, hint, tuple(self._tried[-MAX_TRIED:]), 0))
+
+    async def _given_back(self, outcome: Outcome) -> Outcome:
+        await self._c.customers.give_back(self.job_id)
+        return outcome
+
+    def _finish(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.log.info("job over", outcome=type(outcome).__name__, attempts=self._attempts)
+        self.over.set()
+        self._wake()
+
+    # -- small things ------------------------------------------------------------------------------------------------
+
+    def _match(self) -> Matched:
+        basket, now = self._c.basket, now_ms()
+        terms = Terms(
+            shape=self.bid.spec.shape,
+            settlement=self._c.settlement,
+            limit=self.limit or None,
+            deadline_ms=max(1, self._deadline - now),
+            price_of_time=self.bid.price_of_time,
+            small_job=basket.small_job,
+        )
+        views = basket.reputation.views(now, exposures=self._c.exposures(), rtts=self._c.rtts())
+        return match(self._c.feed.book, terms, views, self._c.feed.now())
+
+    def _may_rest(self, matched: Matched) -> bool:
+        return self.bid.wait or bool(matched.waiting)
+
+    def _quoted(self, seller: PeerId, price: int) -> None:
+        self.tell(JobNews(self.job_id, News.QUOTED, seller, wei=price))
+
+    def tell(self, news: JobNews) -> None:
+        self.news.append(news)
+        self.told += 1
+        if len(self.news) > MAX_NEWS:
+            del self.news[0]
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

@@ -1,0 +1,72 @@
+"""JobStore: the bids a gateway has taken and not finished, in the journal's own file.
+
+A row is on disk before the first award of its job leaves, and before every further one, so that after a restart no
+attempt number is used twice. Knows no session; ``SessionStore`` keeps those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ledger.journal import Transaction, Writes
+from market.bid import Bid
+from p2p.codec import decode_as, encode
+from p2p.errors import MalformedMessage, UnknownMessage
+from p2p.peer import PeerId
+
+_TABLE = """CREATE TABLE IF NOT EXISTS bids (
+    job_id BLOB PRIMARY KEY, client BLOB NOT NULL, bid BLOB NOT NULL, attempts INTEGER NOT NULL, free INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID"""
+MAX_RESTORED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBid:
+    """A bid as it was taken ``age_ms`` ago, with the attempts that were made since."""
+
+    job_id: bytes
+    client: PeerId
+    bid: Bid
+    attempts: int
+    free: bool
+    age_ms: int
+
+
+class JobStore:
+    """One row for each job that has no outcome yet."""
+
+    def __init__(self, journal: Writes, wall_time: Callable[[], float]) -> None:
+        self._journal, self._wall_time = journal, wall_time
+
+    async def load(self) -> list[TakenBid]:
+        """Every bid without an outcome; rows that cannot be read any more are left out. Once, at the start."""
+        now_ms = int(self._wall_time() * 1000)
+
+        def read(tx: Transaction) -> list[tuple[bytes, bytes, bytes, int, int, int]]:
+            tx.db.execute(_TABLE)
+            return tx.db.execute("SELECT * FROM bids ORDER BY at_ms LIMIT ?", (MAX_RESTORED,)).fetchall()
+
+        found = []
+        for job_id, client, data, attempts, free, at_ms in await self._journal.write(read):
+            try:
+                bid = decode_as(Bid, data)
+            except (MalformedMessage, UnknownMessage):
+                continue
+            found.append(TakenBid(job_id, PeerId(client), bid, attempts, bool(free), max(0, now_ms - at_ms)))
+        return found
+
+    async def put(self, job_id: bytes, client: PeerId, bid: Bid, attempts: int, free: bool) -> None:
+        """On disk when this returns; the time of the first ``put`` stays."""
+        row = (job_id, client, encode(bid), attempts, int(free), int(self._wall_time() * 1000))
+        await self._journal.write(
+            lambda tx: tx.db.execute(
+                "INSERT INTO bids VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (job_id) DO UPDATE SET attempts = excluded.attempts",
+                row,
+            )
+        )
+
+    async def drop(self, job_id: bytes) -> None:
+        """The job has its outcome."""
+        await self._journal.write(lambda tx: tx.db.execute("DELETE FROM bids WHERE job_id = ?", (job_id,)))
