@@ -133,7 +133,7 @@ class Transactor:
                     await self._store.end(sent, mined=False)
                     raise Unavailable("another program used this key and its nonce meanwhile")
                 fee, tip = min(fee * BUMP_PERCENT // 100 + 1, MAX_FEE), tip * BUMP_PERCENT // 100 + 1
-        raise Unavailable(f"transaction {tries[-1].hash.hex()} is not mined yet; it goes on at the next start")
+        raise Unavailable(f"the transaction with nonce {nonce} is not mined yet; it is finished before the next one")
 
     async def _sign(self, call: Call, nonce: int, fee: int, tip: int) -> SentTransaction:
         raw = signed_transaction(self._signer, self._chain_id, nonce, call, fee, min(tip, fee))

@@ -58,7 +58,7 @@ async def receiving_of(node: Node, cost: int) -> ReceivingBooks:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_every_wei_arrives(tmp_path, autojump_clock, restart):
+async def test_every_wei_arrives(tmp_path, restart):
     world = World(tmp_path)
     gateway, seller = Node(world, SENDER, "gateway"), Node(world, RECIPIENT, "seller")
     async with AsyncExitStack() as stack:
