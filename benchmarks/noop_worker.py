@@ -1,11 +1,11 @@
-"""A Machine that computes nothing: steps pass at once, the picture is one pixel. For measuring all that is around it.
+"""A Machine that computes nothing: steps pass at once, the picture is black. For measuring all that is around it.
 
 Everything a buyer can check holds (trace, digests, step counts, idempotence by job id), so a whole market runs on it.
 """
 
 from __future__ import annotations
 
-import base64
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,8 +22,18 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 MODEL = bytes(range(32))
-PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 KEPT = 1024  # jobs whose trace can still be opened
+
+
+def blank(width: int, height: int) -> bytes:
+    """A PNG of one bit a pixel, all black (PNG specification, section 11)."""
+    rows = bytes((1 + -(-width // 8)) * height)
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,7 @@ class NoopWorker:
         await trio.sleep_forever()
 
     async def generate(self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None]) -> JobResult:
-        """One pixel after all steps."""
+        """A black picture after all steps."""
         unfit = self._capability.unfit(spec.shape)
         if unfit is not None:
             raise Refused(unfit.reason.value, have=unfit.have, need=unfit.need)
@@ -89,7 +99,13 @@ class NoopWorker:
             del self._traces[next(iter(self._traces))]
         self.done += 1
         run_ms = int(self.step_s * 1000) * spec.shape.steps
-        return JobResult((Artifact("image/png", PIXEL),), merkle_root(hashes), Dtype.FP32, 0, run_ms)
+        return JobResult(
+            (Artifact("image/png", blank(spec.shape.width, spec.shape.height)),),
+            merkle_root(hashes),
+            Dtype.FP32,
+            0,
+            run_ms,
+        )
 
     async def open_trace(self, job_id: bytes, indexes: Sequence[int]) -> tuple[TraceLeaf, ...]:
         """Leaves of a job that is still known."""

@@ -46,6 +46,7 @@ FLUSH_S = 2.0
 QUIET_S = 45.0  # a stream on which nothing is due any more is closed after so long
 _NO_CHANGE_S = 0.05
 
+Letter = JobMessage | SendBlob
 Perform = Callable[[Command], Awaitable[None]]
 
 
@@ -81,7 +82,7 @@ class Conversation:
         self._heard: tuple[type, ...] = get_args(FromOrchestrator if buying else FromGateway)
         self._post, self._events = trio.open_memory_channel[Event](math.inf)
         self._stream: MessageStream | None = None
-        self._outbox: trio.MemorySendChannel[JobMessage] | None = None
+        self._outbox: trio.MemorySendChannel[Letter] | None = None
         self._stream_nursery: trio.Nursery | None = None
         self._over = trio.Event()
         self._detached = trio.Event()
@@ -131,7 +132,7 @@ class Conversation:
         if self._stream_nursery is not None:
             self._stream_nursery.cancel_scope.cancel()
         self._stream, self._detached = stream, trio.Event()
-        self._outbox, letters = trio.open_memory_channel[JobMessage](OUTBOX)
+        self._outbox, letters = trio.open_memory_channel[Letter](OUTBOX)
         self.post(Connected(self._parcels.haves(), rtt_ms))
         broken: list[PasarError] = []
 
@@ -172,25 +173,30 @@ class Conversation:
 
     async def _do(self, command: Command) -> None:
         if isinstance(command, SendMessage):
-            self._say(command.message)
+            self._put(command.message)
         elif isinstance(command, SendBlob):
-            if self._stream is not None and self._stream_nursery is not None:
-                self._stream_nursery.start_soon(self._send_blob, self._stream, command)
+            self._put(command)
         else:
             await self._perform(command)
 
-    def _say(self, message: JobMessage) -> None:
+    def _put(self, letter: Letter) -> None:
+        """Queue it for the stream, in order: a blob never overtakes the message that announces it."""
         if self._outbox is None:
             return
         try:
-            self._outbox.send_nowait(message)
+            self._outbox.send_nowait(letter)
         except trio.WouldBlock:  # a peer that does not read what it asked for
             if self._stream_nursery is not None:
                 self._stream_nursery.cancel_scope.cancel()
 
-    async def _write(self, stream: MessageStream, letters: trio.MemoryReceiveChannel[JobMessage]) -> None:
-        async for message in letters:
-            await stream.send(message)
+    async def _write(self, stream: MessageStream, letters: trio.MemoryReceiveChannel[Letter]) -> None:
+        """Say what was queued; blobs go out beside it, so that a large one holds up no message."""
+        async with trio.open_nursery() as nursery:
+            async for letter in letters:
+                if isinstance(letter, SendBlob):
+                    nursery.start_soon(self._send_blob, stream, letter)
+                else:
+                    await stream.send(letter)
 
     async def _read(self, stream: MessageStream) -> None:
         while (said := await stream.receive(timeout=self._patience())) is not None:

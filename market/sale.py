@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 TRACE_KEPT_MS = 600_000
-IN_WORK = (SellingState.JUDGING, SellingState.COVERING, SellingState.WORKING, SellingState.PAUSED)
+IN_WORK = (SellingState.COVERING, SellingState.WORKING, SellingState.PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class Sale:
         self.parcels = Parcels()
         self.talk = Conversation(session, shop.signer.peer, self.parcels, self._perform, buying=False)
         self.log = log.bind(job=name[0].hex()[:16], attempt=name[1], gateway=peer_text(gateway)[-8:])
+        self._taken = False
         self._finished: Finished | None = None
         self._working: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
@@ -79,8 +80,9 @@ class Sale:
 
     @property
     def in_work(self) -> bool:
-        """Whether this sale takes one of our places."""
-        return self.session.state in IN_WORK
+        """Whether this sale takes one of our places: from the award that took it until the work is done."""
+        judging = self.session.state is SellingState.JUDGING
+        return self._taken if judging else self.session.state in IN_WORK
 
     @property
     def is_busy(self) -> bool:
@@ -132,6 +134,7 @@ class Sale:
         code, hint = shop.desk.take(award, self.gateway)
         if code:
             return events.AwardJudged(code, hint=hint)
+        self._taken = True
         units, standing = award.spec.shape.units, shop.books.standing(self.sender)
         if units > standing.limit(shop.small_job):
             need, have = units, standing.limit(shop.small_job)

@@ -14,7 +14,7 @@ BELOW: dict[str, set[str]] = {
     "market": {"p2p", "compute", "ledger"},
 }
 PURE = {
-    "p2p": "errors codec peer envelope framing admission scores transport",
+    "p2p": "errors codec peer envelope framing blobs admission scores transport",
     "compute": "spec capability digest trace catalog messages picture",
     "ledger": "money ticket sender recipient account broker conservation",
     "market": "offer book bid quote auction job jobwire bidwire protocol session receipt reputation refusal "

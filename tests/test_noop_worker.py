@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from benchmarks.noop_worker import MODEL, PIXEL, NoopWorker
+from benchmarks.noop_worker import MODEL, NoopWorker, blank
 from compute.trace import verify_leaf
 from compute.work import JobResult, Machine, Step, WorkerLost
 from p2p.errors import Refused
@@ -20,7 +20,7 @@ async def test_steps_result_and_trace_are_those_of_a_machine() -> None:
     spec, steps = job_spec(MODEL, steps=5), list[Step]()
     result = await worker.generate(A, spec, steps.append)
     assert [step.step for step in steps] == [0, 1, 2, 3, 4, 5]
-    assert result.artifacts[0].data == PIXEL
+    assert result.artifacts[0].data == blank(spec.shape.width, spec.shape.height)
     leaves = await worker.open_trace(A, range(6))
     assert all(verify_leaf(result.trace_root, A, 5, leaf) for leaf in leaves)
     assert await worker.generate(A, spec, steps.append) == result

@@ -107,8 +107,8 @@ class Buyer(Machine[BuyingRecord]):
         r = self.record
         amount = max(0, min(amount, self.award.price - self.committed))
         cover = self.committed + amount - r.debited
-        line = PaymentLine(payment_id(*self._name, len(r.payments)), amount, cover, r.params)
-        self._set(payments=(*r.payments, line))
+        line = PaymentLine(payment_id(*self._name, r.ordinal), amount, cover, r.params)
+        self._set(payments=(*r.payments, line), ordinal=r.ordinal + 1)
         return [_command(line)]
 
     def _line(self, payment: bytes) -> PaymentLine | None:
@@ -138,10 +138,10 @@ class Buyer(Machine[BuyingRecord]):
         return self._say(Tickets(*self._name, line.payment_id, b""))
 
     def _unsettled(self) -> list[Command]:
-        """Tickets that have no verdict yet, byte for byte as they were."""
+        """Tickets that have no verdict yet, byte for byte as they were; and the questions for TicketParams."""
         said: list[Command] = []
         for line in self.record.payments:
-            if line.payment and not line.settled:
+            if (line.payment or line.asked) and not line.settled:
                 said += self._say(Tickets(*self._name, line.payment_id, line.payment), journal_first=True)
         return said
 
@@ -155,7 +155,7 @@ class Buyer(Machine[BuyingRecord]):
             return []
         self._set_line(replace(line, payment=ready.payment))
         self._set(waited_at=now if self.record.paid and self.record.connected else self.record.waited_at)
-        return self._unsettled()
+        return self._say(Tickets(*self._name, line.payment_id, ready.payment), journal_first=True)
 
     def _declined(self, declined: ev.PaymentDeclined, now: int) -> list[Command]:
         """Ask for fresh TicketParams, or end what cannot be paid."""

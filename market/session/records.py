@@ -135,6 +135,7 @@ class BuyingRecord:
     connected: bool = False
     rtt_ms: U32 = 0
     payments: Annotated[tuple[PaymentLine, ...], Size(0, MAX_PAYMENTS)] = ()
+    ordinal: U32 = 0  # of the next payment: an id is never used for another amount
     topped: U32 = 0  # payments that were decided because the seller missed something
     params: Params = b""
     awarded_at: Clock | None = None

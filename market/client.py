@@ -1,0 +1,240 @@
+"""Client: the light end of the market. One bid to a gateway, followed to its result, which it checks alone.
+
+It knows no offer, no chain and no ticket: it names a job, a limit and a deadline, and trusts nothing of what comes
+back before digests and signatures agree. A stream that breaks is opened again and picks the same job up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from compute.spec import MAX_GUIDANCE, JobShape, JobSpec
+from market.bid import Bid, Prefer, job_id
+from market.bidwire import (
+    AskModels,
+    BidCancelled,
+    BidTaken,
+    CancelBid,
+    JobDone,
+    JobFailed,
+    JobNews,
+    ModelOnOffer,
+    ModelsOnOffer,
+    Thanks,
+)
+from market.conversation import closing
+from market.hello import Greeter
+from market.jobwire import BlobRef
+from market.parcels import Parcels
+from market.protocol import BID
+from market.receipt import NotVerified, Receipt, verify_receipt
+from market.refusal import Refusal
+from p2p.blobs import Chunk
+from p2p.errors import MalformedMessage, Misconfigured, PasarError, PeerFault, Unavailable
+from p2p.peer import PeerId
+from p2p.stream import JOB_FRAME, MessageStream
+from p2p.transport import Network
+
+log = structlog.get_logger(__name__)
+
+ANSWER_S = 15.0
+REDIAL_S = 0.5
+AFTER_DEADLINE_S = 90.0  # a result sealed in time may still be on its way
+
+Tell = Callable[[BidTaken | JobNews], None]
+Chance = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a person asks for, before anything is known of the market. 0 or None: whatever is usual for the model."""
+
+    prompt: str
+    negative_prompt: str = ""
+    width: int = 0
+    height: int = 0
+    steps: int = 20
+    guidance: int = 4000
+    seed: int | None = None
+    model: str | None = None
+    limit: int = 0
+    deadline_ms: int = 120_000
+    price_of_time: int | None = None
+    prefer: Prefer = Prefer.SPEED
+    wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A result that checked: every digest, both signatures on its Receipt, the spec. ``files`` are its plain bytes."""
+
+    bid: Bid
+    done: JobDone
+    files: tuple[bytes, ...]
+    receipt: Receipt
+
+
+Ending = Delivered | Refusal | JobFailed | BidCancelled
+
+
+def bid_for(wish: Wish, model: ModelOnOffer, pipeline: str, chance: Chance) -> Bid:
+    """The bid that says this wish for this model. Raises Misconfigured where the wish is none."""
+    if not 0 <= wish.guidance <= MAX_GUIDANCE:
+        raise Misconfigured(f"guidance is between 0 and {MAX_GUIDANCE // 1000}")
+    seed = int.from_bytes(chance(4), "big") if wish.seed is None else wish.seed
+    width, height = wish.width or model.native_side, wish.height or model.native_side
+    try:
+        shape = JobShape(pipeline, model.model, width, height, wish.steps, wish.guidance > 1000)
+        spec = JobSpec(shape, wish.prompt, wish.negative_prompt, wish.guidance, seed, chance(16))
+    except ValueError as exc:
+        raise Misconfigured(str(exc)) from exc
+    return Bid(
+        nonce=chance(16),
+        spec=spec,
+        limit=wish.limit,
+        deadline_ms=wish.deadline_ms,
+        price_of_time=wish.price_of_time,
+        prefer=wish.prefer,
+        wait=wish.wait,
+    )
+
+
+def choose_model(offered: ModelsOnOffer, name: str | None) -> ModelOnOffer:
+    """The model of this name (or the head of its hash), or the most offered one. Raises Misconfigured with a hint."""
+    if name is None and offered.models:
+        return offered.models[0]
+    for model in offered.models:
+        if name is not None and (model.name == name or (len(name) >= 8 and model.model.hex().startswith(name))):
+            return model
+    known = ", ".join(model.name for model in offered.models) or "none at all"
+    raise Misconfigured(f"nobody offers the model {name!r} now; on offer: {known}" if name else "no model is on offer")
+
+
+class Client:
+    """Bids one after the other or many together; each has a stream of its own."""
+
+    def __init__(self, network: Network, greeter: Greeter, reach: Callable[[PeerId], Awaitable[None]]) -> None:
+        self._network, self._greeter, self._reach = network, greeter, reach
+
+    async def models(self, gateway: PeerId, pipeline: str) -> ModelsOnOffer:
+        """What this gateway's book has for a pipeline. Raises Unavailable, Refused, PeerFault."""
+        async with await self._open(gateway) as stream:
+            await self._greeter.hear(stream)
+            await stream.send(AskModels(pipeline))
+            answer = await stream.receive(timeout=ANSWER_S)
+        if not isinstance(answer, ModelsOnOffer):
+            raise Unavailable("the gateway does not say what is on offer")
+        return answer
+
+    async def bid(self, gateway: PeerId, bid: Bid, tell: Tell, cancelled: trio.Event | None = None) -> Ending:
+        """Follow ``bid`` to its end. Setting ``cancelled`` takes it back.
+
+        Raises Unavailable when the gateway is gone and stays gone, PeerFault when what it delivers does not check.
+        """
+        give_up = trio.current_time() + bid.deadline_ms / 1000 + AFTER_DEADLINE_S
+        follow = _Follow(self._network.peer, gateway, bid, tell, cancelled or trio.Event())
+        while True:
+            try:
+                async with await self._open(gateway) as stream:
+                    await self._greeter.hear(stream)
+                    return await follow.run(stream)
+            except Unavailable as exc:
+                if not follow.taken or trio.current_time() > give_up:
+                    raise
+                log.warning("the gateway is gone; trying again", reason=str(exc))
+            await trio.sleep(REDIAL_S)
+
+    async def _open(self, gateway: PeerId) -> MessageStream:
+        await self._reach(gateway)
+        stream = MessageStream(await self._network.open(gateway, BID), JOB_FRAME)
+        await self._greeter.say(stream)
+        return stream
+
+
+class _Follow:
+    """One bid over one stream after another; what was received on an earlier one counts."""
+
+    def __init__(self, us: PeerId, gateway: PeerId, bid: Bid, tell: Tell, cancelled: trio.Event) -> None:
+        self._bid, self._tell, self._cancelled = bid, tell, cancelled
+        self._job_id = job_id(gateway, us, bid.nonce)
+        self._parcels = Parcels()
+        self.taken = False
+
+    async def run(self, stream: MessageStream) -> Ending:
+        """Until there is an ending. Raises Unavailable when the stream breaks first."""
+        endings: list[Ending] = []
+        broken: list[PasarError] = []
+
+        async def hear() -> None:
+            try:
+                endings.append(await self._hear(stream))
+            except PasarError as exc:
+                broken.append(exc)
+            nursery.cancel_scope.cancel()
+
+        async def take_back() -> None:
+            await self._cancelled.wait()
+            try:
+                await stream.send(CancelBid(self._job_id))
+            except Unavailable as exc:
+                log.debug("cancel not sent", reason=str(exc))
+
+        await stream.send(self._bid)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_back)
+            nursery.start_soon(hear)
+        if not endings:
+            raise broken[0]
+        if isinstance(endings[0], Delivered):
+            try:
+                await stream.send(Thanks(self._job_id))
+                await closing(stream)
+            except Unavailable as exc:
+                log.debug("no thanks", reason=str(exc))
+        return endings[0]
+
+    async def _hear(self, stream: MessageStream) -> Ending:
+        while (said := await stream.receive()) is not None:
+            named = getattr(said, "job_id", self._job_id)
+            if named != self._job_id:
+                raise MalformedMessage("news of another job")
+            match said:
+                case Refusal() | JobFailed() | BidCancelled():
+                    return said
+                case BidTaken():
+                    self.taken = True
+                    self._tell(said)
+                case JobNews():
+                    self._tell(said)
+                case JobDone():
+                    return await self._collect(stream, said)
+                case _:
+                    raise MalformedMessage(f"{type(said).__name__} on a bid stream")
+        raise Unavailable("the gateway hung up")
+
+    async def _collect(self, stream: MessageStream, done: JobDone) -> Delivered:
+        """The files, chunk by chunk; then every check that needs nobody else. Raises PeerFault."""
+        refs = [BlobRef(head.digest, head.size) for head in done.artifacts]
+        missing = {ref.blob for ref in refs if not self._parcels.expect(ref)}
+        while missing:
+            chunk = await stream.receive(timeout=ANSWER_S)
+            if chunk is None:
+                raise Unavailable("the gateway hung up before the whole result was here")
+            if not isinstance(chunk, Chunk):
+                raise MalformedMessage(f"{type(chunk).__name__} in the middle of a result")
+            ack, whole = self._parcels.take(chunk)
+            await stream.send(ack)
+            if whole:
+                missing.discard(chunk.blob)
+        files = tuple(data for ref in refs if (data := self._parcels.get(ref)) is not None)
+        checked = verify_receipt(done.receipt, files, self._bid.spec)
+        if isinstance(checked, NotVerified):
+            raise PeerFault("; ".join(found.text for found in checked.problems))
+        inside = checked.receipt
+        if inside.job_id != self._job_id or inside.orchestrator != done.orchestrator:
+            raise PeerFault("the Receipt is about another job")
+        return Delivered(self._bid, done, files, inside)
