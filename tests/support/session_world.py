@@ -76,6 +76,7 @@ class World:
         self.buying, self.selling = Buying.of(plan.award), Selling()
         self.entered: dict[str, set[tuple[str, str]]] = {"buying": set(), "selling": set()}
         self.records: dict[str, bytes | None] = {"buying": None, "selling": None}
+        self.kept: dict[str, str] = {}  # the states that the newest records are in
         self.wire: list[tuple[str, Any]] = []  # (to whom, message or blob)
         self.local: list[tuple[str, Any]] = []  # (whose, event)
         self.connected = False
@@ -89,6 +90,7 @@ class World:
         self.key_left = False
         self.forgotten = False
         self.params = 0
+        self.wanted: dict[str, set[tuple[str, str]]] = {"buying": set(), "selling": set()}  # rows to look for
         self.past: list[tuple[str, Any]] = []  # every message and answer that ever arrived
 
     # -- machines ----------------------------------------------------------------------------------------------------
@@ -131,6 +133,7 @@ class World:
         """The seller loses its records: it knows nothing of this job any more."""
         self.drop_link()
         self.records["selling"], self.key_left = None, False
+        self.kept.pop("selling", None)
         self.restart("selling")
 
     def drop_link(self) -> None:
@@ -152,7 +155,7 @@ class World:
     def _carry(self, side: str, command: cmd.Command) -> None:
         match command:
             case cmd.Journal(record):
-                self.records[side] = record
+                self.records[side], self.kept[side] = record, self.machine(side).state.value
             case cmd.SendMessage(message):
                 self._send(side, message)
             case cmd.SendBlob(blob):
@@ -265,11 +268,23 @@ class World:
         self.tell(side, event, crash_after)
 
     def storm(
-        self, steps: int, lose: float = 0.1, crash: float = 0.0, jump: float = 0.0, cut: float = 0.05, echo: float = 0.0
+        self,
+        steps: int,
+        lose: float = 0.1,
+        crash: float = 0.0,
+        jump: float = 0.0,
+        cut: float = 0.05,
+        echo: float = 0.0,
+        lazy: str = "",
     ) -> None:
-        """Anything in any order: loss, late repeats, breaks, jumps of the clock, crashes between two commands."""
+        """Anything in any order: loss, late repeats, breaks, jumps of the clock, crashes between two commands.
+
+        The shell of the ``lazy`` side answers only when little else is left to happen.
+        """
         for _ in range(steps):
             dice = self.random.random()
+            if dice < echo and self._seek():
+                continue
             if not self.connected and dice < 0.4:
                 self.link()
             elif dice < jump:
@@ -282,9 +297,31 @@ class World:
                 self._jolt(lose, crash)
             elif self.local:
                 index = 0 if self.random.random() < 0.8 else self.random.randrange(len(self.local))
+                if self.local[index][0] == lazy and self.random.random() < 0.8:
+                    index = next((i for i, (side, _) in enumerate(self.local) if side != lazy), index)
                 if self.random.random() < 0.1:
                     self.local.append(self.local[index])
                 self.happen(index, self.random.randrange(5) if self.random.random() < crash else None)
+
+    def _seek(self) -> bool:
+        """Let something happen that enters a wanted row, if the present states and the past have it to offer."""
+        for side, rows in self.wanted.items():
+            events = {event for state, event in rows if state == self.machine(side).state.value}
+            late = [event for whose, event in self.past if whose == side and type(event).__name__ in events]
+            if late:
+                self.tell(side, self.random.choice(late))
+                return True
+            if "Restarted" in events and self.records[side] is not None:
+                self.restart(side)
+                return True
+            if "CancelAsked" in events:
+                self.tell(side, ev.CancelAsked())
+                return True
+            now, kept = self.machine(side).state.value, self.kept.get(side)
+            if kept != now and any(state == kept for state, _ in rows):
+                self.restart(side)
+                return True
+        return False
 
     def _jolt(self, lose: float, crash: float) -> None:
         index = self.random.randrange(len(self.wire)) if self.random.random() < 0.5 else 0
@@ -299,6 +336,15 @@ class World:
         self.now += ms
         self.tell("buying", ev.Ticked())
         self.tell("selling", ev.Ticked())
+
+    def steady(self, steps: int) -> None:
+        """So many things happen as they should."""
+        self.link()
+        for _ in range(steps):
+            if self.local:
+                self.happen()
+            elif self.wire:
+                self.deliver()
 
     def calm(self, rounds: int = 4000) -> None:
         """A new stream; everything arrives in order; time goes from deadline to deadline, until all is at rest."""
