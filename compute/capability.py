@@ -41,7 +41,6 @@ class Misfit(StrEnum):
     SIDE = "SIDE_TOO_LARGE"
     SIDE_STEP = "SIDE_UNEVEN"
     STEPS = "TOO_MANY_STEPS"
-    QUALITY = "NO_QUALITY"
 
 
 @dataclass(frozen=True, slots=True)

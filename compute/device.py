@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compute.capability import Dtype, ModelCapability
+from compute.capability import MAX_LOAD_MS, Dtype, ModelCapability
 from compute.catalog import ModelEntry
 from compute.pipeline import Finished, Pipeline, Run
 from compute.pipelines.text_to_image import decode_png
@@ -67,7 +67,7 @@ class Device:
         pipeline = pipeline_class(entry.pipeline).load(Path(entry.folder), device=self.name, dtype=self.dtype)
         self._loaded[model] = pipeline
         self._warm_up(pipeline, entry)
-        self._change(replace(self._known[model], warm=True, load_ms=min(_ms_since(started), 3_600_000)))
+        self._change(replace(self._known[model], warm=True, load_ms=_load_ms(started, time.monotonic())))
         return pipeline
 
     def run(self, job_id: bytes, spec: JobSpec, on_step: Callable[[int, int], None]) -> Finished:
@@ -96,7 +96,7 @@ class Device:
             trace.discard()
         run_ms = _ms_since(begun)
         self._change(self._known[spec.shape.model].measured(spec.shape.units, run_ms))
-        return Finished(artifacts, root, self.dtype, int((begun - started) * 1000), run_ms)
+        return Finished(artifacts, root, self.dtype, _load_ms(started, begun), run_ms)
 
     def replay_step(self, spec: JobSpec, index: int, dtype: Dtype, before: bytes, after: bytes) -> Replay:
         """Re-run one step from committed latents and measure the distance from the latents committed after it."""
@@ -190,6 +190,10 @@ def _distance(ours: Any, claim: Any, scale: Any) -> Replay:
     size = float(scale.float().norm())
     relative = float(difference.norm()) / size if size else float(difference.norm() > 0)
     return Replay(min(_MAX_NANO, int(float(difference.max()) * 1e9)), min(_MAX_NANO, int(relative * 1e6)))
+
+
+def _load_ms(started: float, ended: float) -> int:
+    return min(MAX_LOAD_MS, int((ended - started) * 1000))
 
 
 def _ms_since(started: float) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,7 @@ import trio
 
 from compute.messages import LINK_LIMIT
 from p2p.codec import decode, encode
-from p2p.errors import Unavailable
+from p2p.errors import Unavailable, UnknownMessage
 from p2p.framing import FrameDecoder, frame
 
 MAX_UNSENT = 16_384  # messages
@@ -31,7 +32,7 @@ class Link:
         self._stream = stream
         self._decoder = FrameDecoder(limit)
         self._limit = limit
-        self._ready: list[Any] = []
+        self._ready: deque[Any] = deque()
         self._put, self._unsent = trio.open_memory_channel[bytes | trio.Event](MAX_UNSENT)
 
     def say(self, message: Any) -> None:
@@ -60,7 +61,7 @@ class Link:
             await out.wait()
 
     async def receive(self) -> Any:
-        """The next message. Raises LinkBroken at the end, MalformedMessage or UnknownMessage for what is none."""
+        """The next message of a kind that is known here. Raises LinkBroken at the end, MalformedMessage."""
         while not self._ready:
             try:
                 data = await self._stream.receive_some(_READ)
@@ -68,8 +69,10 @@ class Link:
                 raise LinkBroken("connection lost") from exc
             if not data:
                 raise LinkBroken("connection closed")
-            self._ready = [decode(payload, self._limit) for payload in self._decoder.feed(bytes(data))]
-        return self._ready.pop(0)
+            for payload in self._decoder.feed(bytes(data)):
+                with suppress(UnknownMessage):  # of another version: not for us
+                    self._ready.append(decode(payload, self._limit))
+        return self._ready.popleft()
 
     async def messages(self) -> AsyncIterator[Any]:
         """Every message until the link ends, without an error at the end."""

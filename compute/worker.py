@@ -19,8 +19,9 @@ from compute.capability import Dtype
 from compute.catalog import ModelEntry
 from compute.modelfolder import DigestCache, read_folder
 from compute.offline import go_offline
+from compute.opendevice import ORPHAN_S, MakeDevice, Settings, make_device
 from compute.tracestore import BUDGET, TraceStore
-from compute.workerprocess import EXIT_MISCONFIGURED, ORPHAN_S, MakeDevice, Settings, WorkerProcess, make_device
+from compute.workerprocess import EXIT_MISCONFIGURED, WorkerProcess
 from p2p.errors import Misconfigured
 
 GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -21,8 +21,8 @@ import psutil
 import trio
 
 from compute.capability import Dtype
+from compute.opendevice import ORPHAN_S
 from compute.tracestore import BUDGET
-from compute.workerprocess import ORPHAN_S
 from p2p.errors import Misconfigured
 
 MAX_SOCKET_PATH = 100  # bytes; sun_path holds 104 on macOS, 108 on Linux

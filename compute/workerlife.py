@@ -14,8 +14,9 @@ import trio
 from compute import messages as m
 from compute.link import Link, LinkBroken
 from compute.workerchild import Child, WorkerConfig, connect, socket_path, spawn
+from compute.workerprocess import EXIT_MISCONFIGURED
 from p2p.codec import encode
-from p2p.errors import PeerFault, UnknownMessage
+from p2p.errors import Misconfigured, PeerFault
 from p2p.framing import frame
 
 START_S = 60.0  # until the socket answers; models load later
@@ -29,7 +30,7 @@ class WorkerLife:
     """Invariant: at most one child at a time; ``on_down`` is called once for each that ended, before the next starts.
 
     ``on_up`` hears of every new connection, ``on_message`` of all that the worker says. ``on_down(reason, answered)``
-    says whether the worker had been there for us.
+    says whether the worker had been there for us. Raises Misconfigured when its socket has no safe place.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class WorkerLife:
     ) -> None:
         self._config, self._models = config, models
         self._on_up, self._on_message, self._on_down = on_up, on_message, on_down
+        self._path = socket_path(config.folder, config.name)
         self._child: Child | None = None
         self._link: Link | None = None
         self._verdict = ""
@@ -62,8 +64,8 @@ class WorkerLife:
         return True
 
     async def run(self) -> None:
-        """Until cancelled, which ends the worker too. Raises Misconfigured when its socket has no safe place."""
-        path = socket_path(self._config.folder, self._config.name)
+        """Until cancelled, which ends the worker too. Raises Misconfigured when the worker says it cannot serve."""
+        path = self._path
         failures = 0
         try:
             while True:
@@ -109,7 +111,7 @@ class WorkerLife:
         """Whether the worker is the one that we would start. One that an earlier node left may serve other models."""
         try:
             ready = await link.receive()
-        except (LinkBroken, PeerFault, UnknownMessage):
+        except (LinkBroken, PeerFault):
             return False
         if not isinstance(ready, m.Ready):
             return False
@@ -127,30 +129,35 @@ class WorkerLife:
             self._on_message(received)
 
     async def _watch(self, path: Path) -> None:
-        """Ask for health on a connection of its own; a worker that is silent, stuck or too large gets a verdict."""
-        stream = await connect(path, None, START_S)
-        if stream is None:
-            return
-        link = Link(stream)
+        """Ask for health on connections of their own; a worker that is silent, stuck or too large is killed."""
+        while not self._verdict:
+            stream = await connect(path, None, START_S)
+            if stream is None:
+                await trio.sleep(self._config.ping_s)  # it has just ended, which the other connection tells better
+                continue
+            link = Link(stream)
+            try:
+                await self._until_broken(self._ask_for_health, link)
+            finally:
+                await link.aclose()
+        if self._child is not None:
+            await self._child.kill()
+
+    async def _ask_for_health(self, link: Link) -> None:
         link.say(m.Attach(m.Channel.HEALTH))
         number = 0
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(link.run)
-                while not self._verdict:
-                    number += 1
-                    link.say(m.Ping(number))
-                    with trio.move_on_after(SILENCE_S) as silence:
-                        self._judge(await link.receive())
-                    if silence.cancelled_caught:
-                        self._verdict = f"silent for {SILENCE_S:.0f} s"
-                    elif not self._verdict:
-                        await trio.sleep(self._config.ping_s)
-                nursery.cancel_scope.cancel()
-        finally:
-            await link.aclose()
-        if self._child is not None and self._verdict:
-            await self._child.kill()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            while not self._verdict:
+                number += 1
+                link.say(m.Ping(number))
+                with trio.move_on_after(SILENCE_S) as silence:
+                    self._judge(await link.receive())
+                if silence.cancelled_caught:
+                    self._verdict = f"silent for {SILENCE_S:.0f} s"
+                elif not self._verdict:
+                    await trio.sleep(self._config.ping_s)
+            nursery.cancel_scope.cancel()
 
     def _judge(self, pong: Any) -> None:
         if not isinstance(pong, m.Pong):
@@ -166,7 +173,7 @@ class WorkerLife:
         """Run one half of a connection; its end is the other half's to see."""
         try:
             await part(*args)
-        except* (LinkBroken, PeerFault, UnknownMessage):
+        except* (LinkBroken, PeerFault):
             pass
 
     async def _only_the_line_broke(self, answered: bool) -> bool:
@@ -186,6 +193,8 @@ class WorkerLife:
             reason = reason or ("ended" if child.exit_code is None else f"ended with {child.exit_code}")
             await child.kill()
         self._on_down(reason, answered)
+        if child is not None and child.exit_code == EXIT_MISCONFIGURED:
+            raise Misconfigured("the worker cannot serve with this configuration; its last line above says why")
 
     async def _farewell(self, path: Path, child: Child) -> None:
         """Order the worker to end, and see to it that it does."""

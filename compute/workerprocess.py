@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -23,40 +21,23 @@ from compute.capability import Capability, Dtype, ModelCapability
 from compute.catalog import ModelEntry
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.link import Link, LinkBroken
-from compute.offline import hush
+from compute.opendevice import MakeDevice, Settings, in_thread
 from compute.pipeline import BrokenOutput, Cancelled, Finished
 from compute.tracestore import TraceStore
-from p2p.errors import Misconfigured, PeerFault, Refused, UnknownMessage
+from p2p.errors import Misconfigured, PeerFault, Refused
 
 if TYPE_CHECKING:
     from compute.device import Device
 
-ORPHAN_S = 60.0
 ATTACH_S = 10.0
 LAST_WORDS_S = 1.0
+MAX_WORDS = 128
+_TIDY_S = 10.0
 _WATCH_S = 0.5
 EXIT_MISCONFIGURED = 2
 EXIT_DEVICE_FAILED = 75
 
 Outcome = tuple[Any, ...]  # messages, in the order in which they go out
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How one worker runs. ``memory`` bounds the weights in bytes (0: no bound), ``threads`` 0 is torch's choice."""
-
-    socket: Path
-    parent: int
-    device: str = "auto"
-    dtype: str = "auto"
-    threads: int = 0
-    memory: int = 0
-    orphan_s: float = ORPHAN_S
-
-
-MakeDevice = Callable[
-    [Settings, tuple[ModelEntry, ...], TraceStore, Callable[[ModelCapability], None]], "tuple[Device, str]"
-]
 
 
 class Progress:
@@ -117,7 +98,7 @@ class WorkerProcess:
                 elif isinstance(first, m.Attach):
                     await self._obey(link)
                 nursery.cancel_scope.cancel()
-        except* (LinkBroken, PeerFault, UnknownMessage, trio.TooSlowError):
+        except* (LinkBroken, PeerFault, trio.TooSlowError):
             pass  # a connection that ends or talks nonsense is closed; the worker goes on
         finally:
             if self._link is link:
@@ -135,7 +116,7 @@ class WorkerProcess:
         if self._link is not None:
             await self._link.aclose()
         self._link = link
-        self._say(m.Ready(os.getpid(), self._device_name, self._capability))
+        self._say(self._ready())
         async with trio.open_nursery() as nursery:
             async for command in link.messages():
                 match command:
@@ -150,6 +131,9 @@ class WorkerProcess:
                     case m.End():
                         self._scope.cancel()
             nursery.cancel_scope.cancel()
+
+    def _ready(self) -> m.Ready:
+        return m.Ready(os.getpid(), self._device_name, self._capability)
 
     def _say(self, message: Any) -> None:
         """To the node, if there is one. What it misses it asks for again when it is back."""
@@ -166,7 +150,7 @@ class WorkerProcess:
         try:
             job = self._board.submit(command.job_id, command.spec)
         except Refused as exc:
-            self._say(m.JobFailed(command.job_id, exc.code, exc.hint[:128], False))
+            self._say(m.JobFailed(command.job_id, exc.code, _words(exc.hint), False))
             return
         if job.state is State.ENDED and job.outcome is not None:
             for message in job.outcome:
@@ -192,25 +176,27 @@ class WorkerProcess:
     async def _open_device(self) -> bool:
         make = partial(self._make_device, self._settings, self._entries, self._traces, self._model_changed)
         try:
-            self._device, self._device_name = await _in_thread(make)
+            self._device, self._device_name = await in_thread(make)
         except Misconfigured as exc:
             await self._give_up(str(exc), EXIT_MISCONFIGURED)
             return False
+        self._capability = Capability(tuple(entry.capability(self._device.dtype) for entry in self._entries))
+        self._say(self._ready())
         self._opened.set()
         for entry in self._entries:
             self._progress.move(m.Phase.LOADING, trio.current_time())
             try:
-                await _in_thread(partial(self._device.load, entry.model))
+                await in_thread(partial(self._device.load, entry.model))
             except Misconfigured as exc:
                 print(exc, file=sys.stderr)
-                self._say(m.ModelFailed(entry.model, str(exc)[:256]))
+                self._say(m.ModelFailed(entry.model, _words(str(exc))))
         return True
 
     async def _run(self, job: BoardJob[Outcome]) -> None:
         assert self._device is not None
         self._progress.move(m.Phase.LOADING, trio.current_time())
         try:
-            done = await _in_thread(partial(self._device.run, job.job_id, job.spec, partial(self._stepped, job)))
+            done = await in_thread(partial(self._device.run, job.job_id, job.spec, partial(self._stepped, job)))
         except Cancelled:
             if job.state is State.CANCELLING:
                 self._board.end(job.job_id, (), 0, self._now())
@@ -224,6 +210,8 @@ class WorkerProcess:
             full = isinstance(exc, MemoryError) or "out of memory" in str(exc).lower()
             self._fail(job, "OUT_OF_MEMORY" if full else "DEVICE_FAILED", str(exc), passing=True)
             await self._give_up(f"the device failed: {exc}", EXIT_DEVICE_FAILED)
+        except Exception as exc:  # model code is foreign: no input of a buyer may end the worker by a surprise in it
+            self._fail(job, "MODEL_FAILED", f"{type(exc).__name__}: {exc}", passing=True)
         else:
             outcome = _outcome(job.job_id, done)
             if self._board.end(job.job_id, outcome, sum(len(a.data) for a in done.artifacts), self._now()):
@@ -243,7 +231,7 @@ class WorkerProcess:
             self._say(m.JobStepped(job.job_id, step, job.spec.shape.steps, eta_ms))
 
     def _fail(self, job: BoardJob[Outcome], code: str, hint: str, *, passing: bool) -> None:
-        failed = m.JobFailed(job.job_id, code, hint[:128], passing)
+        failed = m.JobFailed(job.job_id, code, _words(hint), passing)
         if self._board.end(job.job_id, (failed,), 0, self._now(), passing=passing):
             self._say(failed)
 
@@ -261,7 +249,7 @@ class WorkerProcess:
         try:
             leaves = await trio.to_thread.run_sync(self._traces.open, command.job_id, command.indexes)
         except Refused as exc:
-            link.say(m.RequestFailed(command.request, exc.code, exc.hint[:128]))
+            link.say(m.RequestFailed(command.request, exc.code, _words(exc.hint)))
             return
         for leaf in leaves:
             link.say(m.LeafOpened(command.request, leaf))
@@ -279,20 +267,23 @@ class WorkerProcess:
                 work = partial(device.replay_picture, c.spec, c.dtype, c.latents, c.picture)
         async with self._turn:
             try:
-                found = await _in_thread(work)
+                found = await in_thread(work)
             except (Refused, Misconfigured) as exc:
                 code = exc.code if isinstance(exc, Refused) else "BROKEN_MODEL"
-                link.say(m.RequestFailed(c.request, code, str(exc)[:128]))
+                link.say(m.RequestFailed(c.request, code, _words(str(exc))))
             else:
                 link.say(m.Replayed(c.request, found.max_diff_nano, found.relative_ppm))
 
     # -- its own end ---------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
+        tidied = trio.current_time()
         while True:
             await trio.sleep(_WATCH_S)
             self._board.expire(self._now())
-            await trio.to_thread.run_sync(self._traces.expire)
+            if trio.current_time() - tidied > _TIDY_S:
+                await trio.to_thread.run_sync(self._traces.expire)
+                tidied = trio.current_time()
             if self._link is not None:
                 continue
             alone = trio.current_time() - self._alone_since
@@ -312,27 +303,9 @@ class WorkerProcess:
         return int(trio.current_time() * 1000)
 
 
-async def _in_thread(work: Callable[[], Any]) -> Any:
-    """Off the event loop. Abandoned when the worker ends: the process exits without waiting for the device."""
-    return await trio.to_thread.run_sync(work, abandon_on_cancel=True)  # type: ignore[call-arg]  # stubs of an old trio
-
-
-def make_device(
-    settings: Settings,
-    entries: tuple[ModelEntry, ...],
-    traces: TraceStore,
-    on_change: Callable[[ModelCapability], None],
-) -> tuple[Device, str]:
-    """In the device's thread: the first import of torch takes seconds."""
-    import torch
-
-    from compute.device import Device, describe, pick
-
-    hush()
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    name, dtype = pick(settings.device, settings.dtype)
-    return Device(name, dtype, entries, traces, settings.memory, on_change), describe(name)
+def _words(text: str) -> str:
+    """What may travel of a text that a library wrote: short, and valid UTF-8."""
+    return text[:MAX_WORDS].encode(errors="replace").decode()
 
 
 def _outcome(job_id: bytes, done: Finished) -> Outcome:

@@ -106,6 +106,11 @@ def test_the_same_spec_gives_the_same_file_and_each_word_of_it_counts(model: Tex
         assert picture(model, changed) != same
 
 
+@pytest.mark.parametrize("prompt", ["", "\0", "x" * 4096, "🙂 " * 50, "\u202e<end><start>"])
+def test_any_prompt_makes_a_picture(model: TextToImage, folder: Path, prompt: str) -> None:
+    assert picture(model, spec_for(folder, steps=1, prompt=prompt, negative=prompt))
+
+
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (72, 104), (256, 64)])
 def test_pictures_have_the_size_asked_for_and_nothing_but_pixels(
     model: TextToImage, folder: Path, width: int, height: int

@@ -142,11 +142,16 @@ async def test_a_death_loses_its_job_and_no_other(tmp_path: Path, prompt: str) -
         assert verify_leaf(before.trace_root, C, 4, leaf)
 
 
-async def test_a_broken_model_is_said_to_be_passing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("prompt", "code"), [("broken", "BROKEN_MODEL"), ("surprise", "MODEL_FAILED")])
+async def test_what_goes_wrong_in_a_model_fails_the_job_and_not_the_worker(
+    tmp_path: Path, prompt: str, code: str
+) -> None:
     async with running(config_in(tmp_path)) as worker:
-        with pytest.raises(WorkerLost, match="BROKEN_MODEL"):
-            await worker.generate(A, spec_for(worker, "broken"), ignore)
+        with pytest.raises(WorkerLost, match=code):
+            await worker.generate(A, spec_for(worker, prompt), ignore)
+        pid = worker.pid
         assert await worker.generate(B, spec_for(worker), ignore)
+        assert worker.pid == pid
 
 
 @pytest.mark.parametrize("changes", [{"step_s": 0.05}, {"resident": 1}])
@@ -254,6 +259,12 @@ async def test_a_worker_that_cannot_start_loses_what_waits_for_it(tmp_path: Path
     async with running(config_in(tmp_path, program=(sys.executable, "-c", "raise SystemExit(5)"))) as worker:
         with pytest.raises(WorkerLost, match="5"):
             await worker.generate(A, spec_for(worker), ignore)
+
+
+async def test_a_worker_that_cannot_serve_stops_the_node(tmp_path: Path) -> None:
+    with trio.fail_after(60), pytest.RaisesGroup(Misconfigured):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(Worker(config_in(tmp_path, device="missing")).run)
 
 
 async def test_a_folder_that_is_no_model_stops_the_node(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from compute.capability import Dtype, ModelCapability
 from compute.catalog import ModelEntry
+from compute.opendevice import Settings
 from compute.pipeline import BrokenOutput, Finished
 from compute.spec import Artifact, JobSpec
 from compute.trace import FINISHED
 from compute.tracestore import TraceStore
 from compute.work import Replay
 from compute.worker import main
-from compute.workerprocess import Settings
+from p2p.errors import Misconfigured
 
 PICTURE = bytes(range(256)) * 12_000  # three parts
 
@@ -35,6 +36,7 @@ class PretendDevice:
         self, entries: tuple[ModelEntry, ...], traces: TraceStore, on_change: Callable[[ModelCapability], None]
     ) -> None:
         self.entries, self.traces, self.on_change = {e.model: e for e in entries}, traces, on_change
+        self.dtype = Dtype.FP32
         self.go = traces.folder / "go"
 
     def load(self, model: bytes) -> None:
@@ -68,6 +70,8 @@ class PretendDevice:
                     time.sleep(60)
             case "full":
                 raise MemoryError("out of memory")
+            case "surprise":
+                raise LookupError("in a library")
             case "broken":
                 raise BrokenOutput("not finite")
             case "for ever":
@@ -86,6 +90,8 @@ def make(
     traces: TraceStore,
     on_change: Callable[[ModelCapability], None],
 ) -> tuple[Any, str]:
+    if settings.device == "missing":
+        raise Misconfigured("no such device")
     return PretendDevice(entries, traces, on_change), "pretended"
 
 

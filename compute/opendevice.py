@@ -1,0 +1,64 @@
+"""How a worker comes to its device: the settings, and the first import of torch, in a thread.
+
+Shell. Names torch only inside the function that needs it, so that the event loop never waits for the import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from compute.capability import ModelCapability
+from compute.catalog import ModelEntry
+from compute.offline import hush
+from compute.tracestore import TraceStore
+
+if TYPE_CHECKING:
+    from compute.device import Device
+
+ORPHAN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one worker runs. ``memory`` bounds the weights in bytes (0: no bound), ``threads`` 0 is torch's choice."""
+
+    socket: Path
+    parent: int
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 0
+    memory: int = 0
+    orphan_s: float = ORPHAN_S
+
+
+MakeDevice = Callable[
+    [Settings, tuple[ModelEntry, ...], TraceStore, Callable[[ModelCapability], None]], "tuple[Device, str]"
+]
+
+
+async def in_thread(work: Callable[[], Any]) -> Any:
+    """Off the event loop. Abandoned when the worker ends: the process exits without waiting for the device."""
+    return await trio.to_thread.run_sync(work, abandon_on_cancel=True)  # type: ignore[call-arg]  # stubs of an old trio
+
+
+def make_device(
+    settings: Settings,
+    entries: tuple[ModelEntry, ...],
+    traces: TraceStore,
+    on_change: Callable[[ModelCapability], None],
+) -> tuple[Device, str]:
+    """In the device's thread: the first import of torch takes seconds."""
+    import torch
+
+    from compute.device import Device, describe, pick
+
+    hush()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    name, dtype = pick(settings.device, settings.dtype)
+    return Device(name, dtype, entries, traces, settings.memory, on_change), describe(name)
