@@ -8,9 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ledger.account import Account, Pair
 from ledger.auditor import audit, prune
@@ -399,116 +396,6 @@ def test_a_book_that_was_tampered_with_does_not_balance(market: Market) -> None:
     settle(market, receive(market, pay(market, ask(market))))
     market.journal_in.database.db.execute("DELETE FROM payments_in")
     assert not balanced(market)
-
-
-class Payments(RuleBasedStateMachine):
-    """Anything may be lost, come twice, or late; either side may be killed; money stays what it was."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._folder = scratch()
-        self.market = Market(Path(self._folder.name))
-        self.params: list[TicketParams] = []
-        self.payments: list[Payment] = []
-        self.verdicts: list[PaymentVerdict] = []
-        self.jobs = 0
-
-    def teardown(self) -> None:
-        self.market.close()
-        self._folder.cleanup()
-
-    @rule(price=st.integers(1, 10**9), tickets=st.integers(1, 5), certain=st.booleans())
-    def ask(self, price: int, tickets: int, certain: bool) -> None:
-        self.params.append(ask(self.market, price, tickets, certain=certain))
-
-    @precondition(lambda self: self.params)
-    @rule(data=st.data(), amount=st.integers(1, 10**9), job=st.integers(0, 3), again=st.integers(0, 6))
-    def pay(self, data: st.DataObject, amount: int, job: int, again: int) -> None:
-        params = data.draw(st.sampled_from(self.params))
-        amount = min(amount, 6 * params.value)
-        name = payment_id(bytes([job]) * 32, 1, again)
-        try:
-            payment = drive(self.market.sending.pay(name, BOB.address, amount, params, job_id=bytes([job]) * 32))
-        except Refused as refused:
-            if refused.code not in ("PARAMS_EXPIRED", "PARAMS_DROPPED"):
-                raise
-        else:
-            self.payments.append(payment)
-
-    @precondition(lambda self: self.payments)
-    @rule(data=st.data())
-    def payment_arrives(self, data: st.DataObject) -> None:
-        self.verdicts.append(receive(self.market, data.draw(st.sampled_from(self.payments))))
-
-    @precondition(lambda self: self.verdicts)
-    @rule(data=st.data())
-    def verdict_arrives(self, data: st.DataObject) -> None:
-        settle(self.market, data.draw(st.sampled_from(self.verdicts)))
-
-    @rule(job=st.integers(0, 3), attempt=st.integers(1, 3), share=st.integers(1, 8), ours=st.booleans())
-    def debit(self, job: int, attempt: int, share: int, ours: bool) -> None:
-        name = bytes([job]) * 32
-        if ours:
-            amount = self.market.sending.credit_with(BOB.address) // share
-            drive(self.market.sending.debit(BOB.address, name, attempt, amount))
-        else:
-            amount = self.market.receiving.credit_of(ALICE.address) // share
-            drive(self.market.receiving.debit(ALICE.address, name, attempt, amount))
-
-    @rule(job=st.integers(0, 3))
-    def release(self, job: int) -> None:
-        drive(self.market.sending.release(BOB.address, bytes([job]) * 32))
-
-    @rule(seconds=st.integers(1, 20))
-    def time_passes(self, seconds: int) -> None:
-        self.market.clock.now += seconds
-
-    @rule()
-    def redeem(self) -> None:
-        winners = drive(self.market.receiving.winners())
-        assert all(w.ripe_at_ms <= self.market.clock.now * 1000 for w in winners)
-        hashes = [w.ticket_hash for w in winners]
-        drive(self.market.receiving.submitting(hashes))
-        drive(self.market.receiving.confirmed(hashes, b"t" * 32))
-
-    @rule(clean=st.booleans())
-    def sender_restarts(self, clean: bool) -> None:
-        self.market.journal_out.restart(clean=clean)
-        self.market.new_sending()
-
-    @rule(clean=st.booleans())
-    def recipient_restarts(self, clean: bool) -> None:
-        self.market.journal_in.restart(clean=clean)
-        self.market.new_receiving()
-
-    @invariant()
-    def the_books_balance(self) -> None:
-        assert balanced(self.market)
-
-    @invariant()
-    def no_chance_is_signed_twice(self) -> None:
-        made = {encode(p): p for p in self.payments}.values()
-        chances = [(p.params.params_id, t.nonce) for p in made for t in p.tickets]
-        assert len(chances) == len(set(chances))
-
-    @invariant()
-    def credit_is_what_good_tickets_were_worth_once(self) -> None:
-        answered = {encode(v): v for v in self.verdicts if v.credited}.values()
-        assert len({v.payment_id for v in answered}) == len(answered)
-        account = self.account("in")
-        assert account[0] == sum(v.credited for v in answered)
-        assert self.account("out")[0] <= account[0]
-
-    def account(self, side: str) -> tuple[int, int]:
-        journal = self.market.journal_in if side == "in" else self.market.journal_out
-        row = journal.database.db.execute("SELECT credit, debit FROM accounts WHERE side = ?", (side,)).fetchone()
-        return (0, 0) if row is None else (int.from_bytes(row[0], "big"), int.from_bytes(row[1], "big"))
-
-
-Payments.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestPayments = Payments.TestCase
 
 
 async def test_a_large_batch_is_checked_beside_the_event_loop(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
