@@ -16,15 +16,16 @@ import structlog
 import trio
 
 from ledger.broker import BrokerTerms, is_development
+from ledger.chain_views import find_settlement, number_of, read_terms, value_of
 from ledger.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from ledger.contract import call_data, event_of, redeem_data, result_of, topic_of
+from ledger.contract import call_data, event_of, redeem_data, topic_of
 from ledger.cover import NO_COVER, Cover, Round
 from ledger.money import Settlement
-from ledger.rpc import HttpRpc, Rpc, RpcRefused, ask
+from ledger.rpc import HttpRpc, Rpc, RpcRefused
 from ledger.ticket import Winner
 from ledger.transactor import refusal_of
-from p2p.errors import MalformedMessage, Misconfigured, Refused, Unavailable
-from p2p.peer import Address, address_text, parse_address
+from p2p.errors import Refused, Unavailable
+from p2p.peer import Address, address_text
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -87,13 +88,13 @@ class Chain:
         """Like ``connect``, over any node."""
         kept = await trio.to_thread.run_sync(read_checkpoint, checkpoint) if checkpoint else None
         try:
-            settlement = await _settlement(rpc, broker)
+            settlement = await find_settlement(rpc, broker)
         except Unavailable:
             if kept is None or broker not in (None, kept.settlement.broker):
                 raise
             log.warning("chain unreachable, going on with what was known", node=str(rpc), block=kept.block)
             return cls(rpc, kept, checkpoint, clock)
-        terms = await _terms(rpc, settlement.broker)
+        terms = await read_terms(rpc, settlement.broker)
         fresh = kept is None or kept.settlement != settlement
         chain = cls(rpc, Checkpoint(settlement, terms) if fresh or kept is None else kept, checkpoint, clock)
         await chain.refresh()
@@ -206,13 +207,13 @@ class Chain:
                 ("eth_getLogs", [events]),
             ]
         )
-        if _number(chain_id) != known.settlement.chain_id:
-            raise Unavailable(f"another chain answers there now: {_number(chain_id)}")
-        number = _number(head)
-        known.current_round = _value("currentRound", current)
-        if (newest := _value("lastInitializedRound", anchor)) != known.anchor_round or not known.round_hash:
+        if number_of(chain_id) != known.settlement.chain_id:
+            raise Unavailable(f"another chain answers there now: {number_of(chain_id)}")
+        number = number_of(head)
+        known.current_round = value_of("currentRound", current)
+        if (newest := value_of("lastInitializedRound", anchor)) != known.anchor_round or not known.round_hash:
             found = (await self.rpc.batch([self._view("blockHashForRound", newest)]))[0]
-            known.anchor_round, known.round_hash = newest, _value("blockHashForRound", found)
+            known.anchor_round, known.round_hash = newest, value_of("blockHashForRound", found)
         self._mark(logs, number)
         await self._read_unread()
         known.block = number
@@ -224,7 +225,7 @@ class Chain:
             return
         for entry in logs:
             event = event_of(entry) if isinstance(entry, dict) else None
-            if event is not None and event.block + OVERLAP >= self._known.block:
+            if event is not None:
                 who = Address(event.fields.get("sender") or event.fields["reserveHolder"])
                 if who in self._covers:
                     self._unread.add(who)
@@ -236,7 +237,7 @@ class Chain:
             some = unread[start : start + MAX_BATCH]
             answers = await self.rpc.batch([self._view("getSenderInfo", address) for address in some])
             for address, answer in zip(some, answers, strict=True):
-                (deposit, withdraw_round), (reserve, _) = _value("getSenderInfo", answer)
+                (deposit, withdraw_round), (reserve, _) = value_of("getSenderInfo", answer)
                 self._covers[address] = Cover(deposit, reserve, withdraw_round, now)
                 self._unread.discard(address)
         self._known_at = now  # of all that is watched: no event said otherwise
@@ -261,11 +262,11 @@ class Chain:
 
     async def view(self, function: str, *arguments: Any) -> Any:
         """What a view of the broker says now. Raises Unavailable."""
-        return _value(function, (await self.rpc.batch([self._view(function, *arguments)]))[0])
+        return value_of(function, (await self.rpc.batch([self._view(function, *arguments)]))[0])
 
     async def balance_of(self, address: Address) -> int:
         """Wei that an address holds itself. Raises Unavailable."""
-        return _number((await self.rpc.batch([("eth_getBalance", [address_text(address), "latest"])]))[0])
+        return number_of((await self.rpc.batch([("eth_getBalance", [address_text(address), "latest"])]))[0])
 
     async def fees_of(self, recipient: Address) -> int:
         """Wei that redeemed tickets earned a recipient and that it did not withdraw yet. Raises Unavailable."""
@@ -277,42 +278,3 @@ class Chain:
         calls = [{"to": to, "data": "0x" + redeem_data(winner).hex()} for winner in winners]
         answers = await self.rpc.batch([("eth_call", [call, "latest"]) for call in calls])
         return [refusal_of(answer) if isinstance(answer, RpcRefused) else None for answer in answers]
-
-
-async def _settlement(rpc: Rpc, broker: Address | None) -> Settlement:
-    chain_id = _number(await ask(rpc, "eth_chainId"))
-    if broker is not None:
-        return Settlement(chain_id, broker)
-    try:
-        named = await ask(rpc, "pasar_settlement")
-        return Settlement(chain_id, parse_address(named["broker"]))
-    except (RpcRefused, MalformedMessage, KeyError, TypeError) as exc:
-        raise Misconfigured(f"chain {chain_id} names no broker: give its address with --broker") from exc
-
-
-async def _terms(rpc: Rpc, broker: Address) -> BrokerTerms:
-    names = ("roundLength", "ticketValidityPeriod", "unlockPeriod")
-    to = address_text(broker)
-    calls = [("eth_call", [{"to": to, "data": "0x" + call_data(name).hex()}, "latest"]) for name in names]
-    answers = await rpc.batch(calls)
-    try:
-        values = [_value(name, answer) for name, answer in zip(names, answers, strict=True)]
-    except Unavailable as exc:
-        raise Misconfigured(f"there is no broker at {to}: check --broker and --rpc") from exc
-    return BrokerTerms(*values)
-
-
-def _value(function: str, answer: Any) -> Any:
-    if not isinstance(answer, str):
-        raise Unavailable(f"{function} failed: {answer}")
-    try:
-        return result_of(function, bytes.fromhex(answer.removeprefix("0x")))
-    except ValueError as exc:
-        raise Unavailable(f"{function} gave no hex") from exc
-
-
-def _number(answer: Any) -> int:
-    try:
-        return int(answer, 16)
-    except (TypeError, ValueError) as exc:
-        raise Unavailable(f"no number: {str(answer)[:80]}") from exc

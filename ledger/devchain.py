@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 BLOCK_SECONDS = 1.0
+IDLE_SECONDS = 30.0
 HOST = "127.0.0.1"
 
 
@@ -142,7 +143,8 @@ async def serve(
         task_status.started(ChainInfo(f"http://{HOST}:{port}", chain.settlement))
         while linger is None or trio.current_time() - asked < linger:
             await trio.sleep(BLOCK_SECONDS)
-            await trio.to_thread.run_sync(chain.mine, limiter=one_at_a_time)
+            if trio.current_time() - asked < IDLE_SECONDS:  # blocks that nobody looks at only cost memory
+                await trio.to_thread.run_sync(chain.mine, limiter=one_at_a_time)
         nursery.cancel_scope.cancel()
 
 

@@ -19,7 +19,7 @@ from eth.vm.forks import CancunVM
 from eth.vm.spoof import SpoofTransaction
 from eth_utils.exceptions import ValidationError
 
-from ledger.evm_shapes import block_shape, log_shape, receipt_shape
+from ledger.evm_shapes import LogEntry, LogFilter, Reverted, block_shape, log_shape, receipt_shape
 from ledger.transactions import Call, signed_transaction
 from p2p.envelope import Signer
 from p2p.errors import Refused
@@ -33,47 +33,6 @@ MAX_RAW = 128 * 1024
 MAX_LOGS = 10_000
 
 
-class Reverted(Refused):
-    """A call or an estimate that the contract reverted. ``data`` is what it gave as the reason, ABI-encoded."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__("REVERTED", revert_text(data))
-        self.data = data
-
-
-def revert_text(data: bytes) -> str:
-    """The text of Error(string), or nothing."""
-    if data[:4] != b"\x08\xc3\x79\xa0" or len(data) < 68:
-        return ""
-    size = int.from_bytes(data[36:68], "big")
-    return data[68 : 68 + min(size, 1024)].decode(errors="replace")
-
-
-@dataclass(slots=True)
-class _Log:
-    block: int
-    address: bytes
-    topics: tuple[bytes, ...]
-    shape: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class LogFilter:
-    """Which logs: blocks both included; a topic position matches when it is empty or names the topic."""
-
-    first: int
-    last: int
-    addresses: frozenset[bytes] = frozenset()
-    topics: tuple[frozenset[bytes], ...] = ()
-
-    def matches(self, log: _Log) -> bool:
-        if self.addresses and log.address not in self.addresses:
-            return False
-        if len(log.topics) < len(self.topics):
-            return False
-        return all(not wanted or topic in wanted for wanted, topic in zip(self.topics, log.topics, strict=False))
-
-
 @dataclass(slots=True)
 class _Pooled:
     transaction: Any
@@ -84,7 +43,7 @@ class _Pooled:
 @dataclass(slots=True)
 class _Indexes:
     receipts: dict[bytes, dict[str, Any]] = field(default_factory=dict)
-    logs: list[_Log] = field(default_factory=list)
+    logs: list[LogEntry] = field(default_factory=list)
     numbers: dict[bytes, int] = field(default_factory=dict)
 
 
@@ -281,7 +240,7 @@ class Evm:
                 topics = tuple(topic.to_bytes(32, "big") for topic in log.topics)
                 entry = log_shape(shape, log, topics, len(shape["logs"]))
                 shape["logs"].append(entry)
-                self._indexes.logs.append(_Log(int(block.number), bytes(log.address), topics, entry))
+                self._indexes.logs.append(LogEntry(int(block.number), bytes(log.address), topics, entry))
             self._indexes.receipts[bytes(transaction.hash)] = shape
 
 

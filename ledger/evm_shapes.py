@@ -2,11 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import rlp  # type: ignore[import-untyped]
 
+from p2p.errors import Refused
 from p2p.peer import Address, address_text, keccak256
+
+
+class Reverted(Refused):
+    """A call or an estimate that the contract reverted. ``data`` is what it gave as the reason, ABI-encoded."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("REVERTED", revert_text(data))
+        self.data = data
+
+
+def revert_text(data: bytes) -> str:
+    """The text of Error(string), or nothing."""
+    if data[:4] != b"\x08\xc3\x79\xa0" or len(data) < 68:
+        return ""
+    size = int.from_bytes(data[36:68], "big")
+    return data[68 : 68 + min(size, 1024)].decode(errors="replace")
+
+
+@dataclass(slots=True)
+class LogEntry:
+    """A log in its place, with the shape that is shown."""
+
+    block: int
+    address: bytes
+    topics: tuple[bytes, ...]
+    shape: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """Which logs: blocks both included; a topic position matches when it is empty or names the topic."""
+
+    first: int
+    last: int
+    addresses: frozenset[bytes] = frozenset()
+    topics: tuple[frozenset[bytes], ...] = ()
+
+    def matches(self, log: LogEntry) -> bool:
+        if self.addresses and log.address not in self.addresses:
+            return False
+        if len(log.topics) < len(self.topics):
+            return False
+        return all(not wanted or topic in wanted for wanted, topic in zip(self.topics, log.topics, strict=False))
 
 
 def hexed(value: int | bytes) -> str:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ledger.evm import Evm, LogFilter, Reverted
-from ledger.evm_shapes import hexed
+from ledger.evm import Evm
+from ledger.evm_shapes import LogFilter, Reverted, hexed
 from ledger.money import Settlement
 from ledger.transactions import Call
 from p2p.errors import MalformedMessage, Refused

@@ -10,7 +10,7 @@ from typing import Any
 from ledger.broker import BrokerTerms, Reverted, SenderInfo
 from ledger.contract import batch_data, call_data, event_of, redeem_data, result_of
 from ledger.devchain import DevelopmentChain, FaucetKey
-from ledger.evm import Reverted as EvmReverted
+from ledger.evm_shapes import Reverted as EvmReverted
 from ledger.rpc import Request, RpcRefused
 from ledger.ticket import CERTAIN, Ticket, Winner, signing_digest, ticket_hash
 from ledger.transactions import Call
