@@ -368,6 +368,16 @@ def test_the_command_says_ready_and_ends_on_a_signal():
 
 
 @pytest.mark.live
+def test_one_that_lingers_is_deaf_to_signals_and_ends_by_itself():
+    with run_devchain("--port", "0", "--linger", "2") as process:
+        assert process.stdout.readline().startswith("READY ")
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0  # not -15: it ended because nobody asked
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.live
 async def test_nodes_that_start_one_at_once_get_one_that_outlives_them(tmp_path):
     listener = bind(0)
     port = listener.getsockname()[1]
