@@ -42,12 +42,11 @@ def run(folder: Path = MODEL, steps: int = STEPS, guidance: float = GUIDANCE, la
 def load(folder: Path) -> Any:
     """The pipeline of a local folder, offline and quiet."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import torch
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
-    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -45,5 +45,23 @@ def decoder(
     training.train(work, prepare(work)[1], minutes, say=lambda line: print(line, flush=True))
 
 
+@app.command()
+def export(
+    work: Work = Path(".training"),
+    to: Annotated[Path, typer.Option(help="The diffusers folder to write.")] = Path("compute/models/tiny"),
+) -> None:
+    """Write the averaged weights of the last checkpoint and the trained decoder as one folder with its model card."""
+    from diffusers import AutoencoderTiny
+
+    from compute.training import card
+    from compute.training import decoder as training
+    from compute.training.train import Settings, Trainer
+
+    trainer = Trainer(Settings(work=work, minutes=0.0))
+    trainer.export(to)
+    quality = training.evaluate(AutoencoderTiny.from_pretrained(work / "vae"))
+    card.write(to, card.Run(trainer.step, trainer.samples, trainer.seconds / 60, quality))
+
+
 if __name__ == "__main__":
     app()

@@ -3,6 +3,7 @@
 Knows the shapes of the parts, not how they are trained and not what they are trained on.
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Final
@@ -95,5 +96,17 @@ def export(
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(fresh, safe_serialization=True)
+    # Half precision is for the disk only: a loader that asks for nothing gets single precision in every part.
+    _rewrite(fresh / "text_encoder" / "config.json", dtype="float32")
+    _rewrite(fresh / "vae" / "config.json", block_out_channels=None)  # written by the class, refused by its loader
+    _rewrite(fresh / "unet" / "config.json")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
+
+
+def _rewrite(path: Path, **values: str | None) -> None:
+    """Set (or, with None, drop) top-level values of a JSON file, and drop the name of the folder it was made in."""
+    values["_name_or_path"] = None
+    config = {**json.loads(path.read_text(encoding="utf-8")), **values}
+    kept = {name: value for name, value in config.items() if name not in values or value is not None}
+    path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

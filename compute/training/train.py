@@ -20,6 +20,7 @@ from transformers import CLIPTokenizer
 
 from compute.training import autoencoder, network, tokens
 from compute.training.captions import example
+from compute.training.optimiser import Split
 from compute.training.world import Pixels, render
 
 SQUARE = (64, 64)
@@ -111,9 +112,7 @@ class Trainer:
         self._mean_text, self._mean_unet = copy.deepcopy(self._text), copy.deepcopy(self._unet)
         self._weights = [*self._unet.parameters(), *self._text.parameters()]
         self._means = [*self._mean_unet.parameters(), *self._mean_text.parameters()]
-        self._optimiser = torch.optim.AdamW(
-            self._weights, lr=settings.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
-        )
+        self._optimiser = Split([*self._unet.named_parameters(), *self._text.named_parameters()], settings.rate)
         self._noise = network.schedule().alphas_cumprod
         self.step, self.samples, self.seconds = 0, 0, 0.0
         self._resume()
@@ -177,8 +176,7 @@ class Trainer:
 
     def _apply(self, parts: list[Part], done: float) -> float:
         """One optimiser step over all parts, weighted by their number of pictures. Returns the loss of the first."""
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate(done, self.step, self._settings.rate)
+        self._optimiser.set_rate(learning_rate(done, self.step, self._settings.rate))
         generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + self.step)
         self._optimiser.zero_grad()
         first = 0.0
