@@ -194,12 +194,13 @@ class Preview:
 @message("slice-output", 1)
 @dataclass(frozen=True, slots=True)
 class SliceOutput:
-    """One slice of a streamed result is worked; its bytes follow as a blob."""
+    """One slice of a streamed result is worked; its bytes follow as a blob. ``total`` is what was charged with it."""
 
     job_id: JobId
     attempt: Attempt
     slice: Slice
     output: BlobRef
+    total: Amount
 
 
 @message("due", 1)

@@ -106,7 +106,7 @@ class Buyer(Machine[BuyingRecord]):
         """Decide one more payment; never past the price, whatever is asked."""
         r = self.record
         amount = max(0, min(amount, self.award.price - self.committed))
-        cover = self.committed + amount - r.debited
+        cover = max(amount, self.committed + amount - r.debited)
         line = PaymentLine(payment_id(*self._name, r.ordinal), amount, cover, r.params)
         self._set(payments=(*r.payments, line), ordinal=r.ordinal + 1)
         return [_command(line)]
@@ -145,8 +145,11 @@ class Buyer(Machine[BuyingRecord]):
                 said += self._say(Tickets(*self._name, line.payment_id, line.payment), journal_first=True)
         return said
 
-    def _all_settled(self) -> bool:
-        return all(line.settled for line in self.record.payments)
+    @property
+    def _paid_up(self) -> bool:
+        """Whether the seller has said of the last payment that nothing is missing."""
+        lines = self.record.payments
+        return all(line.settled for line in lines) or (lines[-1].settled and not lines[-1].need)
 
     def _send_tickets(self, ready: ev.PaymentReady, now: int) -> list[Command]:
         """Signed tickets leave, once signed always the same."""
@@ -190,11 +193,9 @@ class Buyer(Machine[BuyingRecord]):
         if settled.refused:
             return self._replace(line, keccak256(settled.verdict))
         self._set_line(replace(line, settled=True, credited=settled.credited))
-        if self.record.delivered and self._all_settled():
-            return self._done()
         short = min(line.need, self._target - self.committed)
         if short <= 0:
-            return []
+            return self._done() if self.record.delivered and self._paid_up else []
         if self.record.topped == MAX_TOPPED:
             return self._end(PAYMENT_REFUSED)
         self._set(topped=self.record.topped + 1)
@@ -214,11 +215,14 @@ class Buyer(Machine[BuyingRecord]):
     def _credited_late(self, settled: ev.PaymentSettled, now: int) -> list[Command]:
         """What a cancelled or closed attempt had credited is still known; nothing is replaced."""
         line = self._line(settled.payment_id)
-        if line is None or line.settled:
+        if line is None or line.settled or (settled.refused and keccak256(settled.verdict) in line.spent):
             return []
         need = line.amount if settled.refused else line.need
         self._set_line(replace(line, settled=True, credited=settled.credited, need=need))
-        return []
+        if not self.record.delivered or not self._paid_up or self.award.slices:
+            return []
+        self._set(debited=max(self.record.debited, self.record.price))
+        return [Debit(self.record.debited)]
 
     # -- slices and bytes --------------------------------------------------------------------------------------------
 
@@ -226,11 +230,11 @@ class Buyer(Machine[BuyingRecord]):
         """Every slice that is next in order and whole; then cover for the one after, if it was asked."""
         out: list[Command] = []
         while (index := self.record.worked) < len(self.record.outputs):
-            output = self.record.outputs[index]
-            if output.blob not in self.record.blobs:
+            piece = self.record.outputs[index]
+            if piece.output.blob not in self.record.blobs:
                 break
-            self._set(worked=index + 1, debited=min(self.committed, self._slice_total(index + 1)))
-            out += [DeliverSlice(index, output.blob), Debit(self.record.debited)]
+            self._set(worked=index + 1, debited=max(self.record.debited, piece.total))
+            out += [DeliverSlice(index, piece.output.blob), Debit(self.record.debited)]
         return out + self._cover_slice() + self._open_streamed()
 
     def _slice_total(self, worked: int) -> int:

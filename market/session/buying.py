@@ -30,6 +30,7 @@ from market.jobwire import (
     JobRefusal,
     Preview,
     Progress,
+    Resume,
     Seal,
     SliceOutput,
     Start,
@@ -134,7 +135,9 @@ class Buying(Buyer):
         """Slices are handed on in order, each when its bytes are here."""
         if said.slice != len(self.record.outputs) or said.slice >= self.award.slices:
             return []
-        self._set(state=S.RUNNING, outputs=(*self.record.outputs, said.output))
+        if said.total > self._slice_total(said.slice + 1):
+            return [*self._fault(OVERPRICED), *self._end(OVERPRICED)]
+        self._set(state=S.RUNNING, outputs=(*self.record.outputs, said))
         return self._hand_on()
 
     def _due(self, said: Due, now: int) -> list[Command]:
@@ -213,7 +216,7 @@ class Buying(Buyer):
     def _late_key(self, said: Delivery, now: int) -> list[Command]:
         """A closed attempt takes nothing but a key it has paid for."""
         r = self.record
-        if not r.paid or r.delivered or said.key is None or not self._all_here:
+        if not r.paid or r.delivered or said.key is None or not self._all_here or r.fault not in (None, NO_KEY):
             return self._closed_answer(said, now)
         self._set(delivery=said)
         return self._open()
@@ -258,16 +261,16 @@ class Buying(Buyer):
         code = self.record.code if self.state is S.CANCELLING else said.code
         return self._end(code or said.code, say=False, hint=said.hint)
 
-    def _ended(self, said: Closure, now: int) -> list[Command]:
+    def _ended(self, said: Closure | Failure, now: int) -> list[Command]:
         """The seller has closed; with our full payment in its hands and no key in ours that is a fault."""
         if self.record.delivered:
-            return self._done() if self._all_settled() else self._end(DONE, say=False)
+            return self._done() if self._paid_up else self._end(DONE, say=False)
         broken = self._fault(NO_KEY) if self.record.paid and self.paid else []
         return broken + self._end(said.code, say=False)
 
     def _closed_answer(self, said: Any, now: int) -> list[Command]:
         """A closed attempt answers that it is closed, and pays nothing."""
-        return self._say(Closure(*self._name, self.record.code or DONE))
+        return [] if self._owed_a_key else self._say(Closure(*self._name, self.record.code or DONE))
 
     def _tick(self, ticked: ev.Ticked, now: int) -> list[Command]:
         """The deadline, a lost stream, silence, a cost or a key that did not come."""
@@ -298,10 +301,17 @@ class Buying(Buyer):
         return self._say(Cancellation(*self._name, self.record.code or CANCELLED))
 
     def _closed_up(self, up: ev.Connected, now: int) -> list[Command]:
-        """Pay what was delivered and is not paid; else let the seller know that it need not go on."""
+        """Pay what was delivered, ask for what was paid; else let the seller know that it need not go on."""
         self._up(up, now)
+        if self._owed_a_key:
+            return self._say(Resume(*self._name, self.record.worked, up.have))
         owed = self._unsettled() if self.record.delivered else []
         return owed or self._closed_answer(None, now)
+
+    @property
+    def _owed_a_key(self) -> bool:
+        r = self.record
+        return r.paid and not r.delivered and self._all_here and self._paid_up and r.fault in (None, NO_KEY)
 
     def _down(self, down: ev.Disconnected, now: int) -> list[Command]:
         """A lost stream is no failure until it is lost for too long."""
@@ -337,7 +347,7 @@ Buying.table = Table(
         Row((S.AWARDED, S.ACCEPTED), Start, Buying._running, (S.RUNNING,)),
         Row(LIVE, Progress, Buying._progress, (S.RUNNING,)),
         Row(LIVE, Preview, Buying._preview, (S.RUNNING,)),
-        Row(LIVE, SliceOutput, Buying._output, (S.RUNNING, S.OPENING)),
+        Row(LIVE, SliceOutput, Buying._output, (S.RUNNING, S.OPENING, S.CLOSED)),
         Row(LIVE, Due, Buying._due, (S.RUNNING,)),
         Row((*_EARLY, S.RECEIVING), ev.BlobReceived, Buying._blob, (S.PAYING, S.OPENING)),
         Row(_EARLY, Seal, Buying._sealed, (S.RECEIVING, S.PAYING, S.OPENING, S.CLOSED)),
@@ -357,6 +367,7 @@ Buying.table = Table(
         Row(_EARLY, Failure, Buying._failed, (S.CLOSED,)),
         Row((S.CANCELLING,), Closure, Buying._cost, (S.CLOSED,)),
         Row((*LIVE, S.RECEIVING, S.PAYING), Closure, Buying._ended, (S.CLOSED,)),
+        Row((S.PAYING,), Failure, Buying._ended, (S.CLOSED,)),
         *(
             Row((S.CLOSED,), said, Buying._closed_answer)
             for said in (Acceptance, Start, Progress, SliceOutput, Due, Seal)

@@ -27,6 +27,7 @@ from market.jobwire import (
     Progress,
     Seal,
     Slice,
+    SliceOutput,
 )
 from p2p.codec import U32, Hash, Range, Size, message
 from p2p.envelope import Signed
@@ -88,7 +89,7 @@ class SellingRecord:
     kept_at: Clock | None = None  # since when the sealed result, or the key, is kept
     progress: Progress | None = None
     slice: Slice = 0
-    outputs: Annotated[tuple[BlobRef, ...], Size(0, MAX_SLICES)] = ()
+    outputs: Annotated[tuple[SliceOutput, ...], Size(0, MAX_SLICES)] = ()
     seal: Seal | None = None
     key: Signed | None = None
     receipt: Signed | None = None
@@ -144,7 +145,7 @@ class BuyingRecord:
     cancelled_at: Clock | None = None
     progress: U32 = 0
     blobs: Blobs = ()  # whole, and their digests right
-    outputs: Annotated[tuple[BlobRef, ...], Size(0, MAX_SLICES)] = ()
+    outputs: Annotated[tuple[SliceOutput, ...], Size(0, MAX_SLICES)] = ()
     worked: Slice = 0  # slices handed on
     asked: Slice = 0  # the slice for which the seller asked cover last
     asked_amount: Amount = 0

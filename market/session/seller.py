@@ -17,7 +17,6 @@ from market.jobwire import (
     Delivery,
     Due,
     Failure,
-    SliceOutput,
     Start,
 )
 from market.session import events as ev
@@ -31,7 +30,7 @@ COVER_MS = 10_000  # from asking for cover, on a live stream, to giving the plac
 PAY_MS = 10_000  # from the last acknowledged byte of the seal, on a live stream, to a fault of the gateway
 KEEP_MS = 600_000  # sealed artifact and key, and the answers of a closed session
 
-_HOLDING = (S.COVERING, S.WORKING, S.PAUSED, S.SEALING, S.SEALED)
+_HOLDING = (S.COVERING, S.WORKING, S.PAUSED, S.SEALING, S.SEALED, S.RECEIPTING)
 
 
 class Seller(Machine[SellingRecord]):
@@ -122,10 +121,9 @@ class Seller(Machine[SellingRecord]):
             blobs: list[Command] = [SendBlob(c.blob, chunks.get(c.blob, b"")) for c in r.ciphers]
             return [*self._say(r.seal), *blobs, *(self._deliver() if r.state is S.DELIVERED else [])]
         said = self._say(Start(*self._name)) + (self._say(r.progress) if r.progress else [])
-        for index, output in enumerate(r.outputs):
-            if index >= slices:
-                said += self._say(SliceOutput(*self._name, index, output))
-                said.append(SendBlob(output.blob, chunks.get(output.blob, b"")))
+        for piece in r.outputs[slices:]:
+            said += self._say(piece)
+            said.append(SendBlob(piece.output.blob, chunks.get(piece.output.blob, b"")))
         if r.state is S.PAUSED:
             said += self._ask()
         return said + (self._deliver() if r.state is S.DELIVERED else [])

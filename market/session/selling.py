@@ -164,13 +164,9 @@ class Selling(Seller):
         r = self.record
         if worked.slice != r.slice or not self.award.slices:
             return []
-        self._set(
-            outputs=(*r.outputs, worked.output),
-            slice=r.slice + 1,
-            debited=r.debited + r.due,
-            params=worked.params or r.params,
-        )
-        out = [*self._say(SliceOutput(*self._name, worked.slice, worked.output)), Debit(self.record.debited)]
+        piece = SliceOutput(*self._name, worked.slice, worked.output, r.debited + r.due)
+        self._set(outputs=(*r.outputs, piece), slice=r.slice + 1, debited=piece.total, params=worked.params or r.params)
+        out = [*self._say(piece), Debit(piece.total)]
         if r.connected:
             out.append(SendBlob(worked.output.blob))
         r = self.record
@@ -229,17 +225,21 @@ class Selling(Seller):
 
     def _earn(self, now: int) -> list[Command]:
         r = self.record
-        self._set(debited=r.price, due=0, asked_at=None)
+        self._set(asked_at=None)
         if r.receipt is not None:
-            self._set(state=S.DELIVERED)
-            return [Debit(r.price), *self._finish(now)]
+            return self._earned(now)
         self._set(state=S.RECEIPTING, kept_at=None)
-        return [Debit(r.price), SignReceipt(r.price, r.price)]
+        return [SignReceipt(r.price, r.price)]
+
+    def _earned(self, now: int) -> list[Command]:
+        self._set(state=S.DELIVERED, debited=self.record.price, due=0)
+        return [Debit(self.record.price), *self._finish(now)]
 
     def _receipted(self, signed: ev.ReceiptSigned, now: int) -> list[Command]:
         """Key and Receipt go out, and are kept for a repeat."""
-        self._set(receipt=signed.receipt, state=S.DELIVERED)
-        return [*self._deliver(), *self._finish(now)]
+        self._set(receipt=signed.receipt)
+        earned = self._earned(now)
+        return [*earned, *self._deliver()]
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
@@ -263,7 +263,7 @@ class Selling(Seller):
         stop: list[Command] = [CancelWork()] if r.state is S.WORKING else []
         taken = r.state is S.SEALED and (self._all_sent or r.receipt is not None) and r.fault is None
         fault = self._fault(UNPAID) if taken else []
-        return [*stop, *fault, *self._close(said.code, now)]
+        return [*stop, *fault, *self._close(UNPAID if taken else said.code, now)]
 
     def _thanked(self, said: Closure, now: int) -> list[Command]:
         """The gateway has all it paid for."""
@@ -338,7 +338,7 @@ Selling.table = Table(
         Row((S.WORKING,), ev.PreviewMade, Selling._preview),
         Row((S.WORKING,), ev.SliceWorked, Selling._slice, (S.PAUSED, S.RECEIPTING)),
         Row((S.WORKING,), ev.WorkDone, Selling._seal, (S.SEALING, S.CLOSED)),
-        Row((S.WORKING, S.SEALING), ev.WorkFailed, Selling._failed, (S.CLOSED,)),
+        Row((S.WORKING, S.SEALING, S.RECEIPTING), ev.WorkFailed, Selling._failed, (S.CLOSED,)),
         Row((S.SEALING,), ev.SealMade, Selling._sealed, (S.SEALED,)),
         Row((S.SEALING,), ev.ReceiptSigned, Selling._first_receipt, (S.SEALED, S.DELIVERED)),
         Row((S.SEALED,), ev.BlobSent, Selling._blob_out),

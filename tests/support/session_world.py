@@ -62,6 +62,7 @@ class Plan:
     decline_code: str = ""
     work_fails: bool = False
     seal_fails: bool = False
+    receipt_fails: bool = False
     overprice: int = 0
     opens: str = ""  # the code that the result opens with
     steps: int = 3
@@ -190,6 +191,8 @@ class World:
                 return [ev.WorkFailed(wire.FAILED, "no space")]
             case cmd.SealArtifacts(price, late_ms):
                 return [seal_made(plan.award, price + plan.overprice, late_ms, plan.files, self._fresh())]
+            case cmd.SignReceipt() if plan.receipt_fails:
+                return [ev.WorkFailed(wire.FAILED, "lost")]
             case cmd.SignReceipt():
                 return [ev.ReceiptSigned(RECEIPT)]
             case cmd.OfferParams(payment_id):
