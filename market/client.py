@@ -136,7 +136,7 @@ class Client:
         Raises Unavailable when the gateway is gone and stays gone, PeerFault when what it delivers does not check.
         """
         give_up = trio.current_time() + bid.deadline_ms / 1000 + AFTER_DEADLINE_S
-        follow = _Follow(self._network.peer, gateway, bid, tell, cancelled or trio.Event())
+        follow = _Follow(self._network.peer, gateway, bid, tell, trio.Event() if cancelled is None else cancelled)
         while True:
             try:
                 async with await self._open(gateway) as stream:

@@ -8,7 +8,7 @@ was open when the process died is restored from the journal and goes on. Knows n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,7 @@ class Supplies:
     journal: Writes
     books: ReceivingBooks
     cover: CoverSource
+    look_up: Callable[[Address], Awaitable[object]]
     keeping: Keeping
     terms: Terms
     small_job: int
@@ -98,6 +99,7 @@ class Orchestrator:
             development=s.development,
             wall_time=s.wall_time,
             spare=self._spare,
+            look_up=s.look_up,
             reached=s.reached,
         )
         self._sales: dict[Name, Sale] = {}

@@ -7,7 +7,7 @@ signs the Receipt. One Sale lives from the award until nothing of it need be kep
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,7 @@ class Shop:
     development: bool
     wall_time: Callable[[], float]
     spare: Callable[[Address, bytes], int]  # a gateway's credit that no other sale than the named one holds
+    look_up: Callable[[Address], Awaitable[object]]  # learn a gateway's cover before tickets of it are asked for
     reached: Callable[[str], None] = lambda point: None  # told at points that a restart must survive
 
 
@@ -139,6 +140,10 @@ class Sale:
         if units > standing.limit(shop.small_job):
             need, have = units, standing.limit(shop.small_job)
             return events.AwardJudged("EXPOSURE", have, need, "a smaller job first: exposure grows with each delivered")
+        try:
+            await shop.look_up(self.sender)
+        except Unavailable as exc:
+            self.log.info("cover not read; the last known counts", reason=str(exc))
         try:
             params = await self._params(award.price)
         except Refused as exc:

@@ -36,6 +36,10 @@ from p2p.transport import PeerAddrs
 from tests.support.market_values import NETWORK, PIPELINE, SETTLEMENT, Key
 
 
+async def known(_: object) -> None:
+    """The covers of this market are known from the start."""
+
+
 @dataclass
 class Place:
     """One node: its signer, its seat in the network, its journal, its role. ``stop`` ends it as a kill would."""
@@ -135,6 +139,7 @@ class Marketplace:
                 journal=journal,
                 books=books,
                 cover=self.cover,
+                look_up=known,
                 keeping=Keeping(self._folder / f"{number}" / "sealed"),
                 terms=Terms(price, slots, SETTLEMENT, key.address),
                 small_job=SMALL_JOB_DEVELOPMENT,

@@ -1,0 +1,269 @@
+"""Bidding: what the ``bid`` command does: join the network, find a gateway, follow one job, keep its Receipt.
+
+A light client knows a bootstrap only. It looks gateways up in the DHT and its address book, takes those that delivered
+before first, and goes on to the next when one is gone. Ctrl-C takes the bid back and says what was charged.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from ledger.money import wei_text
+from market.bidwire import BidCancelled, JobFailed
+from market.client import Client, Delivered, Ending, Wish, bid_for, choose_model
+from market.config import Config
+from market.console import DONE, FAILED, NO_GATEWAY, NO_MATCH
+from market.hello import Greeter
+from market.instance import Instance, claim, meet
+from market.overlay import Overlay, Wiring, open_book
+from market.progress import Display, JsonDisplay, PlainDisplay, RichDisplay
+from market.refusal import Refusal
+from p2p.addresses import parse_target
+from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable
+from p2p.identity import load_or_create
+from p2p.peer import PeerId, peer_text
+
+log = structlog.get_logger(__name__)
+
+FIND_S = 20.0
+LOOK_S = 0.2
+GATEWAYS_TRIED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One ``bid`` on the command line."""
+
+    pipeline: str
+    wish: Wish
+    out: Path | None
+    as_json: bool
+
+
+@dataclass(slots=True)
+class _Marks:
+    """When what happened, on trio's clock."""
+
+    started: float = field(default_factory=trio.current_time)
+    found: float = 0.0
+    finished: float = 0.0
+
+
+async def run_bid(config: Config, errand: Errand) -> int:
+    """Do the errand; the exit code. Raises Misconfigured before anything is dialled."""
+    instance = claim(config.home, config.network, "client", config.data_dir)
+    code = [FAILED]
+    try:
+        async with trio.open_nursery() as nursery:
+            code[0] = await _Bidding(config, errand, instance).run(nursery)
+            nursery.cancel_scope.cancel()
+    finally:
+        instance.release()
+    return code[0]
+
+
+class _Bidding:
+    """The state of one errand."""
+
+    def __init__(self, config: Config, errand: Errand, instance: Instance) -> None:
+        self._config, self._errand, self._instance = config, errand, instance
+        self._marks = _Marks()
+        self._cancelled = trio.Event()
+        self._show: Display = self._display()
+
+    async def run(self, nursery: trio.Nursery) -> int:
+        with trio.CancelScope() as searching:
+            nursery.start_soon(self._listen_for_ctrl_c, searching)
+            overlay = await self._join(nursery)
+            gateways = await self._gateways(overlay)
+        if searching.cancelled_caught:
+            self._show.say("cancelled; nothing was charged")
+            return FAILED
+        if not gateways:
+            self._show.end()
+            hint = "start one with --role gateway, or name a bootstrap of a network that has one with --bootstrap"
+            return self._refused(NO_GATEWAY, {"code": "NO_GATEWAY", "hint": hint})
+        self._marks.found = trio.current_time()
+        greeter = Greeter(self._config.network, "client", lambda: None, time.time)
+        client = Client(overlay.host, greeter, overlay.reach)
+        return await self._try_all(client, overlay, gateways)
+
+    async def _try_all(self, client: Client, overlay: Overlay, gateways: list[PeerId]) -> int:
+        """The first gateway that answers does the job; one that is gone, or says it has no room, is passed over."""
+        last = ""
+        for gateway in gateways:
+            try:
+                ending = await self._at(client, gateway)
+            except (Unavailable, Refused) as exc:
+                last = str(exc)
+                overlay.book.failed(gateway)
+                log.warning("gateway passed over", gateway=peer_text(gateway), reason=last)
+                continue
+            except PeerFault as fault:
+                self._show.end()
+                hint = f"gateway {peer_text(gateway)} broke the rules: {fault}"
+                return self._refused(FAILED, {"code": fault.code, "hint": hint})
+            finally:
+                self._marks.finished = trio.current_time()
+            overlay.book.succeeded(gateway)
+            self._show.end()
+            return self._report(gateway, ending)
+        self._show.end()
+        return self._refused(NO_GATEWAY, {"code": "NO_GATEWAY", "hint": f"no gateway answers: {last}"})
+
+    async def _at(self, client: Client, gateway: PeerId) -> Ending:
+        offered = await client.models(gateway, self._errand.pipeline)
+        if not offered.models and not self._errand.wish.model:
+            raise Unavailable("the gateway knows no model on offer for this pipeline")
+        model = choose_model(offered, self._errand.wish.model)
+        bid = bid_for(self._errand.wish, model, self._errand.pipeline, secrets.token_bytes)
+        return await client.bid(gateway, bid, self._show.news, self._cancelled)
+
+    # -- joining -----------------------------------------------------------------------------------------------------
+
+    async def _join(self, nursery: trio.Nursery) -> Overlay:
+        config, path = self._config, self._instance.path
+        point = meet(config.home, config.local_port, may_hold=False) if config.local_bootstrap else None
+        identity = await load_or_create(path / "key.json", "", None, development=True)
+        wiring = Wiring(
+            network=config.network,
+            listen=("/ip4/127.0.0.1/tcp/0",),
+            announce=(),
+            targets=tuple(parse_target(addr) for addr in config.bootstrap),
+            local=point,
+            kinds=(),
+            wanted=("gateway",),
+            server=False,
+        )
+        overlay = Overlay(identity, wiring, await open_book(path, time.time), time.time)
+        self._show.say("joining the network")
+        await nursery.start(overlay.run)
+        return overlay
+
+    async def _gateways(self, overlay: Overlay) -> list[PeerId]:
+        """Gateways to try, those that delivered before first. Empty when none is found in time."""
+        self._show.say("looking for a gateway")
+        known = [target.peer for target in overlay.book.best(GATEWAYS_TRIED, kind="gateway")]
+        with trio.move_on_after(FIND_S):
+            while True:
+                found = [target.peer for target in await overlay.look_once()]
+                alive = [peer for peer in dict.fromkeys([*known, *found]) if peer in overlay.host.connected()]
+                if alive:
+                    return alive[:GATEWAYS_TRIED]
+                await trio.sleep(LOOK_S)
+        return []
+
+    async def _listen_for_ctrl_c(self, searching: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                if not self._marks.found:
+                    searching.cancel()
+                    return
+                if self._cancelled.is_set():
+                    raise KeyboardInterrupt
+                self._show.say("taking the bid back")
+                self._cancelled.set()
+
+    # -- reporting ---------------------------------------------------------------------------------------------------
+
+    def _display(self) -> Display:
+        if self._errand.as_json:
+            return JsonDisplay(sys.stderr)
+        return RichDisplay() if sys.stderr.isatty() else PlainDisplay(sys.stderr)
+
+    def _report(self, gateway: PeerId, ending: Ending) -> int:
+        match ending:
+            case Delivered():
+                return self._delivered(gateway, ending)
+            case Refusal():
+                told: dict[str, Any] = {
+                    "code": ending.code.value,
+                    "excluded": ending.counts,
+                    "cheapest_wei": ending.cheapest_wei,
+                    "limit_wei": ending.limit_wei,
+                    "hint": ending.hint,
+                }
+                return self._refused(NO_MATCH, told)
+            case BidCancelled(charged=charged):
+                hint = f"charged {wei_text(charged)}"
+                return self._refused(FAILED, {"code": "CANCELLED", "charged_wei": charged, "hint": hint})
+            case JobFailed():
+                tried = [peer_text(peer) for peer in ending.tried]
+                told = {"code": ending.code, "tried": tried, "charged_wei": ending.charged, "hint": ending.hint}
+                return self._refused(FAILED, told)
+
+    def _refused(self, code: int, told: dict[str, Any]) -> int:
+        if self._errand.as_json or code == NO_MATCH:
+            print(json.dumps({"refusal": told}))
+        else:
+            print(f"pasar: {told['code']}: {told['hint']}", file=sys.stderr)
+        return code
+
+    def _delivered(self, gateway: PeerId, ending: Delivered) -> int:
+        done, data = ending.done, ending.files[0]
+        name = done.job_id.hex()[:12]
+        out = self._errand.out or Path(f"pasar-{name}.png")
+        receipt = self._instance.path / "receipts" / f"{done.job_id.hex()}.receipt"
+        try:
+            receipt.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            receipt.write_bytes(done.receipt)
+            out.write_bytes(data)
+        except OSError as exc:
+            raise Misconfigured(f"cannot write the result to {out}: {exc.strerror}") from exc
+        report = {
+            "job_id": done.job_id.hex(),
+            "gateway": peer_text(gateway),
+            "orchestrator": peer_text(done.orchestrator),
+            "tried": [peer_text(peer) for peer in done.tried],
+            "price_wei": done.price,
+            "limit_wei": done.limit,
+            "paid_wei": done.paid,
+            "seed": ending.bid.spec.seed,
+            "sha256": done.artifacts[0].digest.hex(),
+            "receipt": str(receipt),
+            "out": str(out),
+            "seconds": self._seconds(ending),
+        }
+        if self._errand.as_json:
+            print(json.dumps(report))
+        else:
+            print(_summary(report))
+        return DONE
+
+    def _seconds(self, ending: Delivered) -> dict[str, float]:
+        spent = ending.done.spent
+        return {
+            "discover": round(self._marks.found - self._marks.started, 3),
+            "auction": spent.auction / 1000,
+            "queue": spent.queue / 1000,
+            "run": spent.run / 1000,
+            "transfer": spent.transfer / 1000,
+            "total": round(self._marks.finished - self._marks.started, 3),
+        }
+
+
+def _summary(report: dict[str, Any]) -> str:
+    seconds = report["seconds"]
+    return "\n".join(
+        (
+            f"picture   {report['out']}",
+            f"receipt   {report['receipt']}",
+            f"made by   {report['orchestrator']}",
+            f"price     {wei_text(report['price_wei'])} (limit {wei_text(report['limit_wei'])}), "
+            f"paid with tickets worth {wei_text(report['paid_wei'])}",
+            f"seed      {report['seed']}",
+            f"time      {seconds['total']:.1f} s: found a gateway in {seconds['discover']:.1f}, auction "
+            f"{seconds['auction']:.2f}, queue {seconds['queue']:.2f}, work {seconds['run']:.2f}, "
+            f"transfer {seconds['transfer']:.2f}",
+        )
+    )

@@ -1,0 +1,121 @@
+"""Commands of the market: ``bid``, ``offers``, ``verify``. They parse, call, and show.
+
+Results go to stdout, progress and logs to stderr. What they do is in ``market/bidding.py`` and ``market/looking.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import trio
+import typer
+
+from ledger.money import parse_wei
+from market.bid import Prefer
+from market.bidding import Errand, run_bid
+from market.client import Wish
+from market.config import load_config
+from market.console import FAILED, Exit
+from market.receipt import NotVerified, as_dict, verify_receipt
+from p2p.errors import Misconfigured
+
+app = typer.Typer()
+MAX_PROMPT_FILE = 64 * 1024
+MAX_RECEIPT_FILE = 64 * 1024
+MAX_FILE = 2**31
+
+
+@app.command()
+def bid(
+    pipeline: Annotated[str, typer.Argument(help="What kind of work: text-to-image.")],
+    prompt: Annotated[str | None, typer.Option(help="What the picture shows.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt.")] = None,
+    negative_prompt: Annotated[str, typer.Option(help="What it must not show.")] = "",
+    width: Annotated[int, typer.Option(help="Pixels, a multiple of 8; 0: the model's own.", min=0)] = 0,
+    height: Annotated[int, typer.Option(help="Pixels, a multiple of 8; 0: the model's own.", min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1, max=4096)] = 20,
+    guidance: Annotated[
+        float, typer.Option(help="How closely to follow the prompt; 1 or less: not guided.", min=0)
+    ] = 4.0,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same picture.", min=0)] = None,
+    model: Annotated[str | None, typer.Option(help="Name of a model, or the head of its hash.")] = None,
+    limit: Annotated[str | None, typer.Option(help="The most it may cost: wei, 0.001eth, 500gwei.")] = None,
+    deadline: Annotated[float, typer.Option(help="Seconds it may take.", min=0.001, max=86_400)] = 120.0,
+    price_of_time: Annotated[str | None, typer.Option(help="What a second of waiting is worth, in wei.")] = None,
+    prefer: Annotated[Prefer, typer.Option(help="speed or price.")] = Prefer.SPEED,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for a place until the deadline.")] = False,
+    bootstrap: Annotated[list[str] | None, typer.Option(help="Multiaddr of a bootstrap, with /p2p/PEER.")] = None,
+    network: Annotated[str | None, typer.Option(help="Name of the network.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Directory of this client.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the picture goes; pasar-JOB.png.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One object on stdout, progress as JSON on stderr.")] = False,
+) -> None:
+    """Have one job done: finds a gateway, follows the auction and the work, checks the result and its Receipt."""
+    config = load_config(data_dir=data_dir, bootstrap=tuple(bootstrap or ()), network=network)
+    wish = Wish(
+        prompt=_prompt(prompt, prompt_file),
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        steps=steps,
+        guidance=round(guidance * 1000),
+        seed=seed,
+        model=model,
+        limit=parse_wei(limit) if limit else 0,
+        deadline_ms=max(1, round(deadline * 1000)),
+        price_of_time=parse_wei(price_of_time) if price_of_time else None,
+        prefer=prefer,
+        wait=wait,
+    )
+    if limit and not wish.limit:
+        raise Misconfigured("limit: a job for nothing is nobody's; leave the flag out to take twice the cheapest offer")
+    code = trio.run(run_bid, config, Errand(pipeline, wish, out, as_json))
+    if code:
+        raise Exit(code)
+
+
+@app.command()
+def verify(
+    receipt: Annotated[Path, typer.Argument(help="The Receipt that came with the result.")],
+    file: Annotated[Path, typer.Argument(help="The result.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False,
+) -> None:
+    """Check a Receipt against its file: both signatures and every digest, alone, without a network."""
+    checked = verify_receipt(_read(receipt, MAX_RECEIPT_FILE), [_read(file, MAX_FILE)])
+    problems = checked.problems if isinstance(checked, NotVerified) else ()
+    shown = as_dict(checked.receipt) if checked.receipt is not None else None
+    if as_json:
+        found = [{"problem": one.problem.value, "text": one.text} for one in problems]
+        print(json.dumps({"verified": not problems, "problems": found, "receipt": shown}))
+    else:
+        for key, value in (shown or {}).items():
+            print(f"{key:18} {json.dumps(value) if isinstance(value, list | dict) else value}")
+        for one in problems:
+            print(f"WRONG  {one.problem.value}: {one.text}")
+        print("not verified" if problems else "verified: signed by both, and the file is the one that was delivered")
+    if problems:
+        raise Exit(FAILED)
+
+
+def _prompt(prompt: str | None, file: Path | None) -> str:
+    if (prompt is None) == (file is None):
+        raise Misconfigured("name the prompt with --prompt, or a file with --prompt-file")
+    if file is None:
+        return prompt or ""
+    try:
+        return _read(file, MAX_PROMPT_FILE).decode().strip()
+    except UnicodeDecodeError as exc:
+        raise Misconfigured(f"prompt-file: {file} is no text in UTF-8") from exc
+
+
+def _read(path: Path, most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as exc:
+        raise Misconfigured(f"cannot read {path}: {exc.strerror}") from exc
+    if len(data) > most:
+        raise Misconfigured(f"{path} is larger than {most} bytes")
+    return data

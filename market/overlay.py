@@ -1,0 +1,198 @@
+"""Overlay: a node's place in the network: host, gossip, DHT, address book, and the peers it wants to be connected with.
+
+    listening -> bootstrap connected -> (the role serves and joins its topics) -> provider records put -> READY
+
+It knows kinds (roles and pipelines) only as names under which peers are found. A bootstrap that dies hurts nobody who
+was here before: the address book and the DHT go on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from market.instance import MeetingPoint
+from p2p.addressbook import AddressBook
+from p2p.bootstrap import Bootstrap
+from p2p.discovery import KademliaDiscovery
+from p2p.errors import Unavailable
+from p2p.gossip import GossipSub
+from p2p.host import Host, Keyholder
+from p2p.peer import PeerId, peer_text
+from p2p.presence import Presence, keys_for
+from p2p.transport import PeerAddrs
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = structlog.get_logger(__name__)
+
+LOOK_FIRST_S = 2.0
+LOOK_LATER_S = 30.0
+LOOKS_AT_FIRST = 15
+LOCAL_LOOK_S = 1.0
+CONNECT_PATIENCE_S = 30.0
+MAX_FOUND = 4096
+MAX_NEIGHBOURS = 64
+PUT_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What an overlay is told: where to listen, whom to dial first, whom to look for."""
+
+    network: str
+    listen: tuple[str, ...]
+    announce: tuple[str, ...]
+    targets: tuple[PeerAddrs, ...]
+    local: MeetingPoint | None
+    kinds: tuple[str, ...]  # under which this node is found
+    wanted: tuple[str, ...]  # whom it wants to be connected with
+    server: bool = True  # keeps DHT records for others
+
+
+class Overlay:
+    """``found`` counts peers that the DHT named and that were not known before."""
+
+    def __init__(self, identity: Keyholder, wiring: Wiring, book: AddressBook, wall_time: Callable[[], float]) -> None:
+        self._w, self.book, self._wall_time = wiring, book, wall_time
+        self.host = Host(identity, wiring.listen, announce=wiring.announce)
+        self.gossip = GossipSub(self.host, f"pasar/{wiring.network}/")
+        self.discovery = KademliaDiscovery(self.host, server=wiring.server)
+        self.presence = Presence(self.discovery, wiring.network, wall_time)
+        self._known: OrderedDict[PeerId, PeerAddrs] = OrderedDict((t.peer, t) for t in wiring.targets)
+        self.found: set[PeerId] = set()
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Started means: listening, and connected to a bootstrap where there is one."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.host.run)
+            await nursery.start(self.gossip.run)
+            await nursery.start(self.discovery.run)
+            await nursery.start(self.presence.run)
+            await nursery.start(self.book.run)
+            await nursery.start(Bootstrap(self.host, self._w.targets, self.book).run)
+            if self._w.local is not None:
+                if self._w.local.ours:
+                    self._w.local.announce(self.host.peer)
+                nursery.start_soon(self._keep_local, self._w.local)
+            await self._first_connection()
+            nursery.start_soon(self._look)
+            task_status.started()
+
+    async def reach(self, peer: PeerId) -> None:
+        """Be connected with ``peer``, by any address we know or can find. Raises Unavailable."""
+        if peer in self.host.connected():
+            return
+        known = self._known.get(peer) or next((t for t in self.book.best(256) if t.peer == peer), None)
+        if known is None:
+            await self.look_once()
+            known = self._known.get(peer)
+        if known is None:
+            raise Unavailable(f"no address of {peer_text(peer)} is known")
+        await self.host.connect(known)
+
+    async def put_records(self) -> None:
+        """Be found: the records of all our kinds, at least once where anybody is there to take them."""
+        for kind in self._w.kinds:
+            self.presence.advertise(kind)
+        for attempt in range(PUT_TRIES):
+            if not self.host.connected():
+                return
+            try:
+                for kind in self._w.kinds:
+                    for key in keys_for(kind, self._w.network, self._wall_time()):
+                        await self.discovery.provide(key)
+                return
+            except Unavailable as exc:
+                log.debug("record not put", reason=str(exc), attempt=attempt)
+                await trio.sleep(0.3 * (attempt + 1))
+
+    async def look_once(self) -> tuple[PeerAddrs, ...]:
+        """Ask the DHT for everybody wanted; remember and connect."""
+        found: list[PeerAddrs] = []
+        for kind in self._w.wanted:
+            try:
+                found += await self._find(kind)
+            except Unavailable as exc:
+                log.debug("nobody found", kind=kind, reason=str(exc))
+        async with trio.open_nursery() as nursery:
+            room = max(0, MAX_NEIGHBOURS - len(self.host.connected()))
+            for target in found[:room]:
+                if target.peer not in self.host.connected():
+                    nursery.start_soon(self._try, target)
+        return tuple(found)
+
+    def remember(self, targets: Iterable[PeerAddrs], kind: str) -> None:
+        """Keep addresses that the DHT or a handshake named."""
+        for target in targets:
+            if target.peer == self.host.peer:
+                continue
+            self._known[target.peer] = target
+            self._known.move_to_end(target.peer)
+            self.book.remember(target, kind)
+        while len(self._known) > MAX_FOUND:
+            self._known.popitem(last=False)
+
+    async def _find(self, kind: str) -> tuple[PeerAddrs, ...]:
+        found = await self.presence.find(kind)
+        self.remember(found, kind)
+        fresh = [target for target in found if target.peer not in self.found]
+        for target in fresh:
+            self.found.add(target.peer)
+            log.info("peer found", peer=peer_text(target.peer), kind=kind)
+        return found
+
+    async def _try(self, target: PeerAddrs) -> None:
+        try:
+            await self.host.connect(target)
+            self.book.succeeded(target.peer)
+        except Unavailable as exc:
+            self.book.failed(target.peer)
+            log.debug("not connected", peer=peer_text(target.peer), reason=str(exc))
+
+    async def _look(self) -> None:
+        looks = 0
+        while True:
+            looks += 1
+            if self._w.wanted and self.host.connected():
+                await self.look_once()
+            await trio.sleep(LOOK_FIRST_S if looks < LOOKS_AT_FIRST else LOOK_LATER_S)
+
+    async def _first_connection(self) -> None:
+        """Wait for somebody, where somebody is promised: a named bootstrap, or whoever holds the meeting point."""
+        if not self._w.targets and (self._w.local is None or self._w.local.ours):
+            return
+        waited = 0.0
+        while not self.host.connected():
+            if not self._w.targets and self._w.local is not None and not self._w.local.is_alive():
+                return
+            await trio.sleep(0.05)
+            waited += 0.05
+            if waited >= CONNECT_PATIENCE_S:
+                waited = 0.0
+                log.error("no bootstrap answers yet; still trying", tried=[peer_text(t.peer) for t in self._w.targets])
+
+    async def _keep_local(self, point: MeetingPoint) -> None:
+        """Stay connected with whoever holds the meeting point of this machine."""
+        try:
+            while True:
+                holder = None if point.ours else point.holder()
+                if holder is not None and holder != self.host.peer and holder not in self.host.connected():
+                    target = PeerAddrs(holder, (point.addr,))
+                    self.remember([target], "local")
+                    await self._try(target)
+                await trio.sleep(LOCAL_LOOK_S if self.host.connected() else 0.1)
+        finally:
+            point.release()
+
+
+async def open_book(path: Path, wall_time: Callable[[], float]) -> AddressBook:
+    """The address book of a data directory."""
+    return await AddressBook.load(path / "peers.json", wall_time)
