@@ -34,14 +34,17 @@ JOB_SELLER = (
 )
 JOB_SIGNED = ("quote", "commitment", "seal-key", "receipt")  # inside envelopes of the above
 JOB_MONEY = ("payment", "payment-verdict", "ticket-params")  # ledger/ticket.py, as bytes inside the above
-BLOBS = ("blob-head", "chunk", "chunk-ack")  # p2p/blobs.py
+BLOBS = ("blob-head", "chunk", "chunk-ack", "blob-have")  # p2p/blobs.py
 
 MESSAGES: dict[str, tuple[str, ...]] = {
-    CONTROL: ("hello", "rfq", "quote", "quote-refusal", "release"),
-    BID: ("bid", "refusal", "progress", "preview", "closure", *BLOBS),
-    JOB: (*dict.fromkeys((*JOB_BUYER, *JOB_SELLER)), *BLOBS),
-    LOAD: ("load",),
-    BOOK: ("book-page", "signed"),
+    CONTROL: ("hello", "rfq", "quote", "quote-refusal", "release", "signed"),  # market/hello.py, market/quote.py
+    BID: (  # market/bidwire.py, market/bid.py, market/refusal.py
+        *("hello", "ask-models", "models-on-offer", "bid", "cancel-bid", "thanks"),
+        *("refusal", "bid-taken", "job-news", "job-done", "job-failed", "bid-cancelled", *BLOBS),
+    ),
+    JOB: ("hello", *dict.fromkeys((*JOB_BUYER, *JOB_SELLER)), *BLOBS),
+    LOAD: ("hello", "load"),  # market/offer.py
+    BOOK: ("hello", "book-ask", "book-page", "signed"),  # market/bookfeed.py
 }
 
 

@@ -154,7 +154,7 @@ class Seller(Machine[SellingRecord]):
 
     def _close(self, code: str, now: int, hint: str = "") -> list[Command]:
         self._set(state=S.CLOSED, code=code, kept_at=now, asked_at=None)
-        return [Close(code, self.record.cost, self.record.debited, hint)]
+        return [Close(code, self.record.debited, self.record.debited, hint)]
 
     def _give_up(self, code: str, now: int, hint: str = "") -> list[Command]:
         stop: list[Command] = [CancelWork()] if self.state is S.WORKING else []

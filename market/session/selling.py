@@ -310,7 +310,7 @@ class Selling(Seller):
         self._set(asked_at=None)
         out: list[Command] = [Debit(r.debited)] if r.debited else []
         out += [Fault(r.fault)] if r.fault else []
-        out += [Close(r.code, r.cost, r.debited)] if r.code else []
+        out += [Close(r.code, r.debited, r.debited)] if r.code else []
         if r.state is S.WORKING:
             out.append(StartWork(self.award, r.slice))
         if r.state is S.SEALING:
