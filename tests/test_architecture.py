@@ -15,8 +15,8 @@ BELOW: dict[str, set[str]] = {
 }
 PURE = {
     "p2p": "errors codec peer envelope framing blobs admission scores transport",
-    "compute": "spec capability digest trace catalog messages picture",
-    "ledger": "money ticket sender recipient account broker conservation",
+    "compute": "spec capability digest trace catalog messages jobboard picture",
+    "ledger": "money ticket cover schema sender recipient account broker conservation redemption transactions",
     "market": "offer book bid quote auction job jobwire bidwire protocol session receipt reputation refusal "
     "prefilter scoring sealing opening",
 }
