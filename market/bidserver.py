@@ -78,7 +78,7 @@ class BidServer:
         if isinstance(run.outcome, Refusal):
             await stream.send(run.outcome)
             return
-        await stream.send(BidTaken(run.job_id, run.limit, not bid.limit, bid.deadline_ms))
+        await stream.send(BidTaken(run.job_id, run.job.limit, not bid.limit, bid.deadline_ms))
         parcels = Parcels()
         broken: list[PasarError] = []
 

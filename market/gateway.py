@@ -216,9 +216,14 @@ class Gateway:
         kept = await self._sessions.load()
         for taken in await self._counter.jobs.load():
             run = JobRun.restored(self._counter, taken)
-            self._runs[taken.job_id] = run
-            purchases = [p for k in kept if k.job_id == taken.job_id and (p := self._resumed(k, run)) is not None]
-            log.info("job restored", job=taken.job_id.hex()[:16], attempts=taken.attempts, under_way=len(purchases))
+            self._runs[taken.job.job_id] = run
+            purchases = [p for k in kept if k.job_id == taken.job.job_id and (p := self._resumed(k, run)) is not None]
+            log.info(
+                "job restored",
+                job=taken.job.job_id.hex()[:16],
+                attempts=len(taken.job.attempts),
+                under_way=len(purchases),
+            )
             await self._go_on(run, purchases)
         for orphan in [k for k in kept if k.job_id not in self._runs]:
             purchase = self._resumed(orphan, None)

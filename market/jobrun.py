@@ -27,6 +27,7 @@ from market.bid import Bid, RestingBids
 from market.bidwire import MAX_TRIED, ArtifactHead, BidCancelled, JobDone, JobFailed, JobNews, News, Spent
 from market.bookfeed import BookFeed
 from market.conversation import now_ms
+from market.job import Job
 from market.jobstore import JobStore, TakenBid
 from market.keeping import Keeping, name_of
 from market.prefilter import Matched, Terms, match
@@ -34,6 +35,7 @@ from market.purchase import Basket, Bought, Purchase
 from market.refusal import Code, Refusal, simple
 from market.sealing import ref_of
 from market.session import Buying
+from p2p.envelope import digest_of
 from p2p.errors import Refused
 from p2p.peer import PeerId, peer_text
 
@@ -86,22 +88,19 @@ class JobRun:
         bid: Bid,
         *,
         free: bool,
-        attempts: int = 0,
+        job: Job | None = None,
         age_ms: int = 0,
     ) -> None:
         self._c, self.job_id, self.client, self.bid, self._free = counter, job_id, client, bid, free
-        self.limit = bid.limit
+        self.job = job or Job(job_id, digest_of(bid), bid.limit)
         self.news: list[JobNews] = []
         self.told = 0  # how many news there ever were
         self.outcome: Outcome | None = None
         self.files: tuple[Artifact, ...] = ()
         self.over = trio.Event()
         self._changed = trio.Event()
-        self._attempts = attempts
         self._clock = _Clock(now_ms() - age_ms)
         self._deadline = self._clock.arrived + bid.deadline_ms
-        self._without: set[PeerId] = set()
-        self._tried: list[PeerId] = []
         self._purchases: list[Purchase] = []
         self._cancelled = trio.Event()
         self.log = log.bind(job=job_id.hex()[:16])
@@ -109,8 +108,8 @@ class JobRun:
     @classmethod
     def restored(cls, counter: Counter, taken: TakenBid) -> JobRun:
         """The run of a bid that an earlier life of this process took; ``resume`` goes on with it."""
-        age, attempts = taken.age_ms, taken.attempts
-        return cls(counter, taken.job_id, taken.client, taken.bid, free=taken.free, attempts=attempts, age_ms=age)
+        job, age = taken.job, taken.age_ms
+        return cls(counter, job.job_id, taken.client, taken.bid, free=taken.free, job=job, age_ms=age)
 
     def recall(self, done: JobDone, files: list[bytes]) -> None:
         """The outcome is known from before: a client that comes back after a restart gets it again."""
@@ -140,29 +139,30 @@ class JobRun:
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until there is an outcome. Started means: it is in the journal, or it was refused."""
         matched = self._match()
-        self.limit = matched.terms.limit or 0
-        if not self._attempts and not matched.candidates and not self._may_rest(matched):
+        self.job = replace(self.job, limit=matched.terms.limit or 0)
+        if not matched.candidates and not self._may_rest(matched):
             self._finish(matched.refusal())
             task_status.started()
             return
         try:
-            await self._c.customers.reserve(self.job_id, peer_text(self.client), self.limit, free=self._free)
+            await self._c.customers.reserve(self.job_id, peer_text(self.client), self.job.limit, free=self._free)
         except Refused as exc:
-            self._finish(simple(Code.NO_CREDIT, exc.hint, limit_wei=self.limit))
+            self._finish(simple(Code.NO_CREDIT, exc.hint, limit_wei=self.job.limit))
             task_status.started()
             return
-        await self._c.jobs.put(self.job_id, self.client, self.bid, self._attempts, self._free)
+        await self._keep()
         task_status.started()
         self._finish(await self._until_done(matched))
         await self._c.jobs.drop(self.job_id)
 
     async def resume(self, purchases: list[Purchase]) -> None:
         """Go on after a restart: first what was under way, then as ever."""
-        self.limit = self.bid.limit or self._match().terms.limit or 0
         self._purchases += purchases
-        self._tried += [purchase.seller for purchase in purchases]
         for purchase in purchases:
             await purchase.over.wait()
+            await self._take_stock(purchase)
+        if self.job.live is not None:  # awarded on disk, and no session was begun for it
+            self.job = self.job.end(self.job.live.number, wire.LOST)
         outcome = await self._delivered() or await self._until_done(self._match())
         self._finish(outcome)
         await self._c.jobs.drop(self.job_id)
@@ -180,22 +180,20 @@ class JobRun:
 
     async def _once(self, matched: Matched) -> Outcome | None:
         """One auction and what follows; None to go on with another."""
-        if not [one for one in matched.candidates if one.seller not in self._without]:
-            if matched.candidates and self._without:
-                self._without.clear()  # nobody else is left: among all again
-            elif not self._may_rest(matched) and not self._tried:
+        if not matched.candidates:
+            if not self._may_rest(matched) and not self.job.attempts:
                 return await self._given_back(matched.refusal())
-            await self._rest(matched)
+            await self._rest()
             return None
-        self.tell(JobNews(self.job_id, News.AUCTION, wei=self.limit))
+        self.tell(JobNews(self.job_id, News.AUCTION, wei=self.job.limit))
         with trio.CancelScope() as scope:
             won = await self._auction(matched, scope)
         if scope.cancelled_caught:
             return None
         if isinstance(won, Refusal):
             if won.code is not Code.BUSY:
-                return await self._given_back(replace(won, limit_wei=self.limit))
-            await self._rest(matched)
+                return await self._given_back(replace(won, limit_wei=self.job.limit))
+            await self._rest()
             return None
         return await self._follow(self._purchases[-1])
 
@@ -203,7 +201,8 @@ class JobRun:
         c = self._c
         deadline = self._deadline
         buyer = Buyer(c.basket.signer.peer, c.basket.greeter.network, c.settlement, self.bid.prefer, deadline)
-        auction = Auction(buyer, matched, c.chance(16), without=self._without)
+        sellers = {one.seller for one in matched.candidates}
+        auction = Auction(buyer, matched, c.chance(16), without=sellers - set(self.job.candidates(sellers)))
 
         async def stop_when_cancelled() -> None:
             await self._cancelled.wait()
@@ -218,14 +217,18 @@ class JobRun:
 
     async def _give(self, award_to: AwardTo) -> bool:
         """Award the job; whether the seller took it."""
-        if self._attempts >= wire.MAX_ATTEMPT or self._cancelled.is_set():
-            return False
-        self._attempts += 1
-        await self._c.jobs.put(self.job_id, self.client, self.bid, self._attempts, self._free)
         quote = award_to.quote
+        if self._cancelled.is_set():
+            return False
+        try:
+            self.job = self.job.award(award_to.seller, quote.price)
+        except Refused as exc:
+            self.log.warning("not awarded", code=exc.code)
+            return False
+        await self._keep()
         award = wire.Award(
             job_id=self.job_id,
-            attempt=self._attempts,
+            attempt=len(self.job.attempts),
             settlement=self._c.settlement,
             quote=award_to.envelope,
             price=quote.price,
@@ -243,28 +246,29 @@ class JobRun:
         await purchase.decided.wait()
         if purchase.accepted.is_set():
             self._clock.accepted = now_ms()
-            self._tried.append(award_to.seller)
+            self.job = self.job.accept(award.attempt)
             return True
+        await self._take_stock(purchase)
         return False
 
     async def _follow(self, purchase: Purchase) -> Outcome | None:
         await purchase.over.wait()
+        await self._take_stock(purchase)
         outcome = await self._delivered()
         if outcome is not None:
             return outcome
         ended = purchase.ended
         if self._cancelled.is_set() and ended is not None and ended.code == wire.CANCELLED:
             return await self._cancelled_at(ended.cost)
-        self._without.add(purchase.seller)
         self.tell(JobNews(self.job_id, News.RETRIED, purchase.seller))
         self.log.info(
             "attempt ended without a result", code=ended.code if ended else "", paid=ended.paid if ended else 0
         )
         return None
 
-    async def _rest(self, matched: Matched) -> None:
+    async def _rest(self) -> None:
         """Wait for a place: until the book changes, or a little while; the best paid bids try first."""
-        self._c.resting.add(self.job_id, self.client, self.bid, self.limit, now_ms())
+        self._c.resting.add(self.job_id, self.client, self.bid, self.job.limit, now_ms())
         try:
             while not self._cancelled.is_set() and now_ms() < self._deadline:
                 with trio.move_on_after(REST_S):
@@ -276,14 +280,24 @@ class JobRun:
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
+    async def _take_stock(self, purchase: Purchase) -> None:
+        """Write down what an attempt came to."""
+        number, ended = purchase.award.attempt, purchase.ended
+        if purchase.bought is None and ended is not None:
+            self.job = self.job.end(number, ended.code, ended.paid, ended.cost)
+            await self._keep()
+
     async def _delivered(self) -> JobDone | None:
-        """The result of the first purchase that has one: charged, kept, told."""
+        """The first result there is, also of an attempt that had ended when its paid key came."""
         for purchase in self._purchases:
             if purchase.bought is not None:
                 return await self._deliver(purchase, purchase.bought)
         return None
 
     async def _deliver(self, purchase: Purchase, bought: Bought) -> JobDone:
+        """Keep the result, charge for it once, and only then call it done."""
+        paid = purchase.ended.paid if purchase.ended is not None else 0
+        self.job = self.job.deliver(purchase.award.attempt, bought.inside.price, paid)
         refs = [ref_of(file.data) for file in bought.files]
         times, transfer = bought.inside.times, 0
         if purchase.sealed_at is not None:
@@ -291,10 +305,10 @@ class JobRun:
         done = JobDone(
             job_id=self.job_id,
             orchestrator=purchase.seller,
-            tried=tuple(dict.fromkeys([*self._tried, purchase.seller]))[-MAX_TRIED:],
+            tried=self._tried(),
             price=bought.price,
-            paid=purchase.ended.paid if purchase.ended is not None else 0,
-            limit=self.limit,
+            paid=paid,
+            limit=self.job.limit,
             spent=Spent(max(0, self._clock.accepted - self._clock.arrived), times.queued_ms, times.run_ms, transfer),
             receipt=bought.receipt,
             artifacts=tuple(
@@ -304,20 +318,22 @@ class JobRun:
         )
         self.files = bought.files
         await self._c.results.put(name_of(self.job_id), done, [file.data for file in bought.files])
-        await self._c.customers.charge(self.job_id, min(bought.inside.price, self.limit))
+        await self._c.customers.charge(self.job_id, self.job.charge)
+        self.job = self.job.settle()
         return done
 
-    async def _cancelled_at(self, cost: int) -> BidCancelled:
-        if cost:
-            await self._c.customers.charge(self.job_id, min(cost, self.limit))
-        else:
-            await self._c.customers.give_back(self.job_id)
-        return BidCancelled(self.job_id, min(cost, self.limit))
+    async def _cancelled_at(self, cost: int) -> Outcome:
+        self.job = self.job.fail(wire.CANCELLED)
+        if not cost:
+            return await self._given_back(BidCancelled(self.job_id, 0))
+        await self._c.customers.charge(self.job_id, self.job.charge)
+        return BidCancelled(self.job_id, self.job.charge)
 
     async def _failed(self, code: Code, hint: str) -> Outcome:
-        if not self._tried:
+        self.job = self.job.fail(code.value)
+        if not self.job.attempts:
             return await self._given_back(replace(self._match().refusal(), code=code, hint=hint))
-        return await self._given_back(JobFailed(self.job_id, code.value, hint, tuple(self._tried[-MAX_TRIED:]), 0))
+        return await self._given_back(JobFailed(self.job_id, code.value, hint, self._tried(), 0))
 
     async def _given_back(self, outcome: Outcome) -> Outcome:
         await self._c.customers.give_back(self.job_id)
@@ -325,18 +341,26 @@ class JobRun:
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        self.log.info("job over", outcome=type(outcome).__name__, attempts=self._attempts)
+        self.log.info("job over", outcome=type(outcome).__name__, attempts=len(self.job.attempts))
         self.over.set()
         self._wake()
 
     # -- small things ------------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        await self._c.jobs.put(self.job, self.client, self.bid, self._free)
+
+    def _tried(self) -> tuple[PeerId, ...]:
+        """Every seller that had the job, in order, the last one last."""
+        sellers = [one.seller for one in self.job.attempts if one.accepted]
+        return tuple(dict.fromkeys(reversed(sellers)))[:MAX_TRIED][::-1]
 
     def _match(self) -> Matched:
         basket, now = self._c.basket, now_ms()
         terms = Terms(
             shape=self.bid.spec.shape,
             settlement=self._c.settlement,
-            limit=self.limit or None,
+            limit=self.job.limit or None,
             deadline_ms=max(1, self._deadline - now),
             price_of_time=self.bid.price_of_time,
             small_job=basket.small_job,

@@ -11,24 +11,24 @@ from dataclasses import dataclass
 
 from ledger.journal import Transaction, Writes
 from market.bid import Bid
+from market.job import Job
 from p2p.codec import decode_as, encode
 from p2p.errors import MalformedMessage, UnknownMessage
 from p2p.peer import PeerId
 
 _TABLE = """CREATE TABLE IF NOT EXISTS bids (
-    job_id BLOB PRIMARY KEY, client BLOB NOT NULL, bid BLOB NOT NULL, attempts INTEGER NOT NULL, free INTEGER NOT NULL,
+    job_id BLOB PRIMARY KEY, client BLOB NOT NULL, bid BLOB NOT NULL, job BLOB NOT NULL, free INTEGER NOT NULL,
     at_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID"""
 MAX_RESTORED = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class TakenBid:
-    """A bid as it was taken ``age_ms`` ago, with the attempts that were made since."""
+    """A bid as it was taken ``age_ms`` ago, and how far its job has come."""
 
-    job_id: bytes
+    job: Job
     client: PeerId
     bid: Bid
-    attempts: int
     free: bool
     age_ms: int
 
@@ -43,26 +43,26 @@ class JobStore:
         """Every bid without an outcome; rows that cannot be read any more are left out. Once, at the start."""
         now_ms = int(self._wall_time() * 1000)
 
-        def read(tx: Transaction) -> list[tuple[bytes, bytes, bytes, int, int, int]]:
+        def read(tx: Transaction) -> list[tuple[bytes, bytes, bytes, int, int]]:
             tx.db.execute(_TABLE)
-            return tx.db.execute("SELECT * FROM bids ORDER BY at_ms LIMIT ?", (MAX_RESTORED,)).fetchall()
+            query = "SELECT client, bid, job, free, at_ms FROM bids ORDER BY at_ms LIMIT ?"
+            return tx.db.execute(query, (MAX_RESTORED,)).fetchall()
 
         found = []
-        for job_id, client, data, attempts, free, at_ms in await self._journal.write(read):
+        for client, data, record, free, at_ms in await self._journal.write(read):
             try:
-                bid = decode_as(Bid, data)
+                bid, job = decode_as(Bid, data), decode_as(Job, record)
             except (MalformedMessage, UnknownMessage):
                 continue
-            found.append(TakenBid(job_id, PeerId(client), bid, attempts, bool(free), max(0, now_ms - at_ms)))
+            found.append(TakenBid(job, PeerId(client), bid, bool(free), max(0, now_ms - at_ms)))
         return found
 
-    async def put(self, job_id: bytes, client: PeerId, bid: Bid, attempts: int, free: bool) -> None:
+    async def put(self, job: Job, client: PeerId, bid: Bid, free: bool) -> None:
         """On disk when this returns; the time of the first ``put`` stays."""
-        row = (job_id, client, encode(bid), attempts, int(free), int(self._wall_time() * 1000))
+        row = (job.job_id, client, encode(bid), encode(job), int(free), int(self._wall_time() * 1000))
         await self._journal.write(
             lambda tx: tx.db.execute(
-                "INSERT INTO bids VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (job_id) DO UPDATE SET attempts = excluded.attempts",
+                "INSERT INTO bids VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE SET job = excluded.job",
                 row,
             )
         )
