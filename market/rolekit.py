@@ -1,0 +1,144 @@
+"""Rolekit: the parts that every role is built from: its money, its place in the network, its READY line.
+
+    open_purse -> fund -> build_base -> (the role serves) -> say_ready
+
+Everything that must fail before the node listens or announces itself fails in ``open_purse``. Knows no role's inside.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from ledger.auditor import Auditor
+from ledger.chain import Chain
+from ledger.devchain import ensure_devchain
+from ledger.journal import Journal
+from ledger.money import ETH
+from ledger.transaction_rows import JournalTransactions
+from ledger.wallet import Wallet
+from market.bookfeed import BookFeed
+from market.config import Config, Role, passphrase_of
+from market.hello import Greeter
+from market.instance import Instance, MeetingPoint, meet
+from market.overlay import Overlay, Wiring, open_book
+from p2p.addresses import parse_target
+from p2p.errors import Misconfigured, PasarError, Unavailable
+from p2p.identity import Identity, load_or_create
+from p2p.peer import address_text, parse_address, peer_text
+
+log = structlog.get_logger("node")
+
+PIPELINES = ("text-to-image",)
+GAS_MONEY = ETH // 100
+NEIGHBOURS_ASKED = 4
+
+# Whom each role is found as, and whom it wants to be connected with.
+KINDS: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "bootstrap": (("bootstrap",), ()),
+    "gateway": (("gateway",), tuple(f"pipeline/{name}" for name in PIPELINES)),
+    "orchestrator": (tuple(f"pipeline/{name}" for name in PIPELINES), ("gateway",)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """A node's money: the chain it settles on, its journal, its wallet."""
+
+    chain: Chain
+    journal: Journal
+    wallet: Wallet
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What every role stands on."""
+
+    config: Config
+    role: Role
+    instance: Instance
+    identity: Identity
+    overlay: Overlay
+    greeter: Greeter
+    feed: BookFeed
+
+
+async def open_purse(config: Config, instance: Instance, nursery: trio.Nursery) -> tuple[Purse, Identity]:
+    """Chain, key, journal and wallet. Raises Misconfigured when the chain of a first start cannot be reached."""
+    try:
+        rpc = config.rpc or (await ensure_devchain(config.chain_port, config.home / "devchain")).rpc
+        broker = parse_address(config.broker) if config.broker else None
+        chain = await Chain.connect(rpc, broker, checkpoint=instance.path / "chain.json")
+    except Unavailable as exc:
+        raise Misconfigured(f"rpc: {exc}; name a chain that answers with --rpc, or leave the flag out") from exc
+    chain_id = None if chain.development else chain.settlement.chain_id
+    identity = await load_or_create(
+        instance.path / "key.json", passphrase_of(config), chain_id, development=chain.development
+    )
+    identity.require_chain(chain.settlement.chain_id, chain.development)
+    journal = Journal(instance.path / "journal.db")
+    await nursery.start(journal.run)
+    wallet = Wallet(chain, identity, JournalTransactions(journal))
+    await nursery.start(chain.run)
+    await nursery.start(Auditor(journal).run)
+    return Purse(chain, journal, wallet), identity
+
+
+async def fund(purse: Purse, deposit: int, reserve: int) -> None:
+    """Have what this role needs on the chain. A chain that is down is no reason not to start a second time."""
+    try:
+        await purse.wallet.resume()
+        await purse.wallet.ensure_funded(deposit, reserve, GAS_MONEY)
+    except Unavailable as exc:
+        log.warning("the chain does not answer; going on with what was known", reason=str(exc))
+
+
+async def build_base(
+    config: Config, role: Role, instance: Instance, identity: Identity, purse: Purse | None, nursery: trio.Nursery
+) -> Base:
+    """Network and book; started means connected, topics joined, newcomers served."""
+    point = meet(config.home, config.local_port, may_hold=not config.listen) if config.local_bootstrap else None
+    kinds, wanted = KINDS[role]
+    wiring = Wiring(
+        network=config.network,
+        listen=config.listen or (listen_locally(point),),
+        announce=config.announce,
+        targets=tuple(parse_target(addr) for addr in config.bootstrap),
+        local=point,
+        kinds=kinds,
+        wanted=wanted,
+    )
+    greeter = Greeter(config.network, role, lambda: purse.chain.settlement if purse else None, time.time)
+    overlay = Overlay(identity, wiring, await open_book(instance.path, time.time), time.time)
+    feed = BookFeed(overlay.host, overlay.gossip, greeter, PIPELINES, time.time)
+    await nursery.start(overlay.run)
+    await nursery.start(feed.run)
+    return Base(config, role, instance, identity, overlay, greeter, feed)
+
+
+def listen_locally(point: MeetingPoint | None) -> str:
+    return point.addr if point is not None and point.ours else "/ip4/127.0.0.1/tcp/0"
+
+
+async def say_ready(base: Base) -> None:
+    """Records put, a neighbour's book taken; then the one line on stdout."""
+    await base.overlay.put_records()
+    await base.overlay.look_once()
+    for neighbour in tuple(base.overlay.host.connected())[:NEIGHBOURS_ASKED]:
+        try:
+            await base.feed.take_over(neighbour)
+            break
+        except PasarError as exc:
+            log.info("a neighbour's book was not to be had", peer=peer_text(neighbour), reason=str(exc))
+    ready = {
+        "role": base.role,
+        "peer_id": peer_text(base.identity.peer),
+        "addrs": base.overlay.host.addrs(),
+        "address": address_text(base.identity.address),
+        "http": None,
+    }
+    print("READY " + json.dumps(ready), flush=True)

@@ -1,0 +1,191 @@
+"""Roles: the life of one node, and how each role is put together from its parts.
+
+    claim a directory -> build the role -> READY -> serve -> drain on a signal
+
+``machines`` makes what an orchestrator works with; this module starts no worker of its own. Knows no command line.
+"""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from random import SystemRandom
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+import trio
+
+from compute.work import Machine
+from ledger.customers import CustomerBooks
+from ledger.money import ETH
+from ledger.receiving import ReceivingBooks
+from ledger.recipient import ReceivingTerms
+from ledger.redeemer import Redeemer
+from ledger.sending import SendingBooks
+from market.config import Config, Role, passphrase_of
+from market.controls import ControlLines
+from market.gateway import Gateway, Means
+from market.instance import Instance, claim
+from market.keeping import Keeping
+from market.offering import Terms
+from market.orchestrator import Orchestrator, Supplies
+from market.prefilter import SMALL_JOB, SMALL_JOB_DEVELOPMENT
+from market.rolekit import build_base, fund, open_purse, say_ready
+from p2p.identity import load_or_create
+from p2p.limits import raise_open_files
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = structlog.get_logger("node")
+
+GATEWAY_DEPOSIT = ETH
+GATEWAY_RESERVE = ETH
+PARAMS_LIVE_MS, PARAMS_LIVE_DEVELOPMENT_MS = 60_000, 5_000
+DRAIN_S = 60.0
+
+Drain = Callable[[], Awaitable[None]]
+
+
+class OwnMachine(Machine, Protocol):
+    """A machine that this node starts and owns."""
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None: ...
+
+
+Machines = Callable[[Config, Instance], OwnMachine]
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One node's life: what it was told, its directory, its nursery, and what ends it in order."""
+
+    config: Config
+    instance: Instance
+    nursery: trio.Nursery
+    machines: Machines
+    drains: list[Drain]
+
+
+def run_role(config: Config, role: Role, machines: Machines) -> None:
+    """Run a node until a signal ends it. Raises Misconfigured before anything listens."""
+    raise_open_files()
+    trio.run(live, config, role, machines)
+
+
+async def live(config: Config, role: Role, machines: Machines) -> None:
+    """Claim a directory, build, say READY, serve, drain."""
+    instance = claim(config.home, config.network, role, config.data_dir)
+    try:
+        async with trio.open_nursery() as nursery:
+            life = Life(config, instance, nursery, machines, [])
+            nursery.start_soon(end_on_signal, nursery.cancel_scope, life.drains)
+            build = {"bootstrap": run_bootstrap, "gateway": run_gateway, "orchestrator": run_orchestrator}[role]
+            await build(life)
+    finally:
+        instance.release()
+
+
+async def end_on_signal(scope: trio.CancelScope, drains: list[Drain]) -> None:
+    """The first signal drains (finish or refund), the second ends at once."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            break
+        log.info("stopping: finishing what is under way; once more to stop at once")
+        async with trio.open_nursery() as nursery:
+
+            async def drain() -> None:
+                with trio.move_on_after(DRAIN_S):
+                    for one in drains:
+                        await one()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(drain)
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+                break
+    scope.cancel()
+
+
+async def run_bootstrap(life: Life) -> None:
+    """Whom others dial first: joins every topic, keeps a book, sells and buys nothing."""
+    config, instance = life.config, life.instance
+    identity = await load_or_create(instance.path / "key.json", passphrase_of(config), None, development=True)
+    await say_ready(await build_base(config, "bootstrap", instance, identity, None, life.nursery))
+
+
+async def run_gateway(life: Life) -> None:
+    """Buys for clients, pays with tickets."""
+    config, instance, nursery = life.config, life.instance, life.nursery
+    purse, identity = await open_purse(config, instance, nursery)
+    await fund(purse, GATEWAY_DEPOSIT, GATEWAY_RESERVE)
+    base = await build_base(config, "gateway", instance, identity, purse, nursery)
+    books = SendingBooks(purse.journal, identity, purse.chain.settlement, purse.chain)
+    await books.load()
+    lines = ControlLines(base.overlay.host, base.greeter, base.overlay.reach)
+    development = purse.chain.development
+    means = Means(
+        signer=identity,
+        network=base.overlay.host,
+        greeter=base.greeter,
+        feed=base.feed,
+        lines=lines,
+        journal=purse.journal,
+        books=books,
+        customers=CustomerBooks(purse.journal),
+        results=Keeping(instance.path / "results"),
+        settlement=purse.chain.settlement,
+        reach=base.overlay.reach,
+        small_job=SMALL_JOB_DEVELOPMENT if development else SMALL_JOB,
+        development=development,
+        chance=SystemRandom(),
+        nonce=secrets.token_bytes,
+        wall_time=time.time,
+    )
+    gateway = Gateway(means)
+    await nursery.start(lines.run)
+    await nursery.start(gateway.run)
+    life.drains.append(gateway.drain)
+    await say_ready(base)
+
+
+async def run_orchestrator(life: Life) -> None:
+    """Sells compute: a worker process, offers, quotes, jobs, redemption."""
+    config, instance, nursery = life.config, life.instance, life.nursery
+    machine = life.machines(config, instance)
+    purse, identity = await open_purse(config, instance, nursery)
+    await nursery.start(machine.run)
+    await fund(purse, 0, 0)
+    development, settlement = purse.chain.development, purse.chain.settlement
+    terms = ReceivingTerms(lives_for_ms=PARAMS_LIVE_DEVELOPMENT_MS if development else PARAMS_LIVE_MS)
+    books = ReceivingBooks(purse.journal, identity, settlement, terms, purse.chain)
+    await books.load()
+    redeemer = Redeemer(purse.chain, purse.wallet, books)
+    await nursery.start(redeemer.run)
+    if not development:
+        books.terms = replace(terms, redemption_cost=redeemer.redemption_cost())
+    base = await build_base(config, "orchestrator", instance, identity, purse, nursery)
+    supplies = Supplies(
+        signer=identity,
+        network=base.overlay.host,
+        gossip=base.overlay.gossip,
+        greeter=base.greeter,
+        feed=base.feed,
+        machine=machine,
+        journal=purse.journal,
+        books=books,
+        cover=purse.chain,
+        look_up=purse.chain.cover_of,
+        keeping=Keeping(instance.path / "sealed"),
+        terms=Terms(config.price, config.slots, settlement, identity.address),
+        small_job=SMALL_JOB_DEVELOPMENT if development else SMALL_JOB,
+        development=development,
+        wall_time=time.time,
+    )
+    orchestrator = Orchestrator(supplies)
+    await nursery.start(orchestrator.run)
+    life.drains.append(orchestrator.drain)
+    await say_ready(base)
