@@ -170,6 +170,11 @@ class SendingBooks:
         """What is lost if this recipient vanishes now: signed and unanswered, or credited and undelivered."""
         return self._seen.purses.get(recipient, _EMPTY).at_risk
 
+    def at_risk_with_newcomers(self, delivered: int) -> int:
+        """``at_risk`` over all recipients that have delivered less than ``delivered`` jobs."""
+        purses = self._seen.purses.items()
+        return sum(purse.at_risk for peer, purse in purses if self.standing(peer).delivered < delivered)
+
     def exposure(self, recipient: Address, small_job: int = 1) -> int:
         """The exposure limit, in whatever a small job is given in (in small jobs when it is not)."""
         return self.standing(recipient).limit(small_job)

@@ -18,7 +18,7 @@ import trio
 
 from ledger.customers import CustomerBooks
 from ledger.journal import Writes
-from ledger.money import Settlement, price_for
+from ledger.money import MAX_WEI, Settlement, price_for
 from ledger.sending import SendingBooks
 from market.auctioneer import Auctioneer
 from market.bid import RESTING_PER_CLIENT, Bid, RestingBids, job_id
@@ -34,7 +34,7 @@ from market.keeping import Keeping, name_of
 from market.protocol import BID
 from market.purchase import Basket, Purchase
 from market.refusal import Code, Refusal, simple
-from market.reputation import Reputation
+from market.reputation import NEWCOMER_JOBS, Reputation
 from market.scoring import Chance
 from market.session import Buying, events
 from market.sessionstore import Kept, SessionStore
@@ -52,6 +52,8 @@ log = structlog.get_logger(__name__)
 KEEP_S = 600.0  # results of finished jobs, for a client that comes back
 MAX_JOBS = 1024
 SWEEP_S = 15.0
+MONTH_S = 30 * 86_400.0
+NEWCOMER_PART = 50  # of a month's spend, what all newcomers together may owe us
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +109,14 @@ class Gateway:
             settlement=m.settlement,
             chance=m.nonce,
             exposures=self._exposures,
+            newcomer_room=self._newcomer_room,
             rtts=lambda: m.lines.rtts,
             start=self._start,
         )
         self._runs: OrderedDict[bytes, JobRun] = OrderedDict()
         self._ended_at: dict[bytes, float] = {}
         self._nursery: trio.Nursery | None = None
+        self._month_spent = 0
         self.draining = False
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -181,6 +185,13 @@ class Gateway:
                 found[seller] = price_for(units, max(prices))
         return found
 
+    def _newcomer_room(self, limit: int, units: int) -> int:
+        """Two small jobs at this bid's own price, or a fiftieth of the month's spend; less what is at risk already."""
+        if not limit:
+            return MAX_WEI  # the limit comes first; what it leaves is judged with it
+        most = max(limit * 2 * self._m.small_job // units, self._month_spent // NEWCOMER_PART)
+        return max(0, most - self._m.books.at_risk_with_newcomers(NEWCOMER_JOBS))
+
     def _of(self, client: PeerId) -> int:
         return sum(run.client == client and not run.over.is_set() for run in self._runs.values())
 
@@ -196,6 +207,7 @@ class Gateway:
     async def _sweep(self) -> None:
         """Forget what was finished long ago, also what an earlier life of this process left on disk."""
         while True:
+            self._month_spent = await self._m.books.spent_since(MONTH_S)
             for name, at in tuple(self._ended_at.items()):
                 if trio.current_time() - at > KEEP_S:
                     self._forget(name)

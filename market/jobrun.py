@@ -53,7 +53,11 @@ Outcome = JobDone | JobFailed | BidCancelled | Refusal
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """What all job runs of one gateway share. ``exposures``: what each known seller may owe us, in wei."""
+    """What all job runs of one gateway share.
+
+    ``exposures``: what each known seller may owe us, in wei; ``newcomer_room(limit, units)``: what all newcomers
+    together may still owe us while a job of so many units may cost so much.
+    """
 
     feed: BookFeed
     auctioneer: Auctioneer
@@ -65,6 +69,7 @@ class Counter:
     settlement: Settlement
     chance: Callable[[int], bytes]
     exposures: Callable[[], dict[PeerId, int]]
+    newcomer_room: Callable[[int, int], int]
     rtts: Callable[[], dict[PeerId, int]]
     start: Callable[[Purchase], Awaitable[None]]
 
@@ -364,6 +369,7 @@ class JobRun:
             deadline_ms=max(1, self._deadline - now),
             price_of_time=self.bid.price_of_time,
             small_job=basket.small_job,
+            newcomer_room=self._c.newcomer_room(self.job.limit, self.bid.spec.shape.units),
         )
         views = basket.reputation.views(now, exposures=self._c.exposures(), rtts=self._c.rtts())
         return match(self._c.feed.book, terms, views, self._c.feed.now())

@@ -7,9 +7,9 @@ from pathlib import Path
 import trio
 
 from benchmarks.noop_worker import NoopWorker
-from market.bidwire import JobNews, News
+from market.bidwire import BidCancelled, JobNews, News
 from market.client import Delivered
-from market.refusal import Refusal
+from market.refusal import Code, Refusal
 from tests.support.marketplace import marketplace
 
 
@@ -87,3 +87,57 @@ async def test_a_dead_winner_is_replaced_under_the_same_job(tmp_path: Path) -> N
             assert got.done.orchestrator not in killed
             assert list(got.done.tried) == [killed[0], got.done.orchestrator]
             assert await gateway.books.spent_on(got.done.job_id) == got.receipt.price
+
+
+async def test_only_loopback_is_served_on_a_development_chain(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with marketplace(tmp_path) as market:
+            gateway = await market.gateway(1)
+            await market.orchestrator(2, price=2_000_000)
+            far, _ = await market.client(3, ip="203.0.113.7")
+            bid = await market.bid(far, gateway.key.peer)
+            got = await far.bid(gateway.key.peer, bid, lambda news: None)
+            assert isinstance(got, Refusal)
+            assert got.code is Code.NO_CREDIT
+
+
+async def test_a_bid_that_is_taken_back_before_the_end_costs_at_most_the_reservation(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with marketplace(tmp_path) as market:
+            gateway = await market.gateway(1)
+            seller = await market.orchestrator(2, price=2_000_000, machine=NoopWorker(step_s=0.02))
+            client, _ = await market.client(3)
+            bid = await market.bid(client, gateway.key.peer, steps=100)
+            stop = trio.Event()
+
+            def tell(news: object) -> None:
+                if isinstance(news, JobNews) and news.event is News.STEP and news.step == 5:
+                    stop.set()
+
+            got = await client.bid(gateway.key.peer, bid, tell, stop)
+            assert isinstance(got, BidCancelled)
+            price = bid.spec.shape.units * 2
+            assert 0 < got.charged <= -(-price // 16)
+            assert await gateway.books.spent_on(got.job_id) == got.charged
+            assert seller.role.desk.held() == 0
+            again = await client.bid(gateway.key.peer, await market.bid(client, gateway.key.peer), lambda news: None)
+            assert isinstance(again, Delivered)  # the place is free again, and what was left over is credit
+
+
+async def test_bids_wait_for_the_one_place_there_is(tmp_path: Path) -> None:
+    with trio.fail_after(60):
+        async with marketplace(tmp_path) as market:
+            gateway = await market.gateway(1)
+            await market.orchestrator(2, price=2_000_000, machine=NoopWorker(step_s=0.02))
+            client, _ = await market.client(3)
+            endings = []
+
+            async def one() -> None:
+                bid = await market.bid(client, gateway.key.peer, steps=20, deadline_ms=40_000)
+                endings.append(await client.bid(gateway.key.peer, bid, lambda news: None))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(one)
+            assert [type(ending) for ending in endings] == [Delivered] * 4
+            assert gateway.seat.failures == []

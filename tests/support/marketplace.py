@@ -154,9 +154,9 @@ class Marketplace:
 
         return await self._place(key, number, build)
 
-    async def client(self, number: int) -> tuple[Client, MemoryNode]:
+    async def client(self, number: int, ip: str = "127.0.0.1") -> tuple[Client, MemoryNode]:
         key = Key(number)
-        seat = self.net.node(key)
+        seat = self.net.node(key, ip)
         await self._nursery.start(seat.run)
         return Client(seat, self.greeter("client"), self.reach(seat)), seat
 
