@@ -12,6 +12,7 @@ from random import Random
 import trio
 
 from benchmarks.noop_worker import MODEL, NoopWorker
+from compute.work import Machine
 from ledger.cover import Cover, MemoryCover
 from ledger.customers import CustomerBooks
 from ledger.journal import Journal
@@ -116,7 +117,7 @@ class Marketplace:
         self,
         number: int,
         price: int,
-        machine: NoopWorker | None = None,
+        machine: Machine | None = None,
         slots: int = 1,
         reached: Callable[[str], None] = lambda point: None,
     ) -> Place:
