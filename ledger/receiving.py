@@ -11,7 +11,9 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
+import structlog
 import trio
 
 from ledger.account import NO_PAYMENT, NOTHING, Account, Pair, Standing, adopted
@@ -34,6 +36,8 @@ from p2p.codec import decode_as, encode
 from p2p.envelope import Signed, Signer, open_signed, sign
 from p2p.errors import BadSignature, Refused, Unavailable
 from p2p.peer import Address, address_of
+
+log = structlog.get_logger(__name__)
 
 MAX_REFUSED = 256  # refused payments remembered per sender; beyond, they are judged again each time
 IN_THREAD_FROM = 8  # tickets: below that, the way to a thread costs more than the recoveries
@@ -249,6 +253,7 @@ class ReceivingBooks:
         )
         for winner in judged.winners:
             rows.put_winner(winner, arrived.now_ms)
+            tx.after_commit(partial(log.info, "ticket won", face_wei=winner.ticket.face_value))
         if judged.credited or judged.use.bitmap != use.bitmap:
             rows.put_use(params_id, judged.use)
         ours = self._worth_a_row(rows, sender, judged)

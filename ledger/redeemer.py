@@ -155,5 +155,5 @@ class Redeemer:
             await self._winners.retry(left)
         self._costs = self._costs.after(redeemed.mined.cost, len(paid))
         earned = sum(w.ticket.face_value for w in batch if redeemed.has(w))
-        log.info("tickets redeemed", tickets=len(paid), earned=wei_text(earned), cost=wei_text(redeemed.mined.cost))
+        log.info("tickets redeemed", tickets=len(paid), earned_wei=earned, cost_wei=redeemed.mined.cost)
         return len(paid)

@@ -91,7 +91,10 @@ class BookFeed:
 
     def post(self, data: bytes, pipeline: str) -> Verdict:
         """Let the book judge an envelope off the wire, and wake whoever waits when it is taken."""
+        before = self.book.known(pipeline)
         verdict = self.book.judge(data, self.now(), pipeline)
+        if (offers := self.book.known(pipeline)) != before:
+            log.info("offers known", pipeline=pipeline, offers=offers)
         if verdict is Verdict.ACCEPT:
             self._changed.set()
             self._changed = trio.Event()

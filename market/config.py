@@ -22,12 +22,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from ledger.money import MAX_WEI, parse_wei
+from ledger.money import GWEI, MAX_WEI, parse_wei
 from p2p.errors import MalformedMessage, Misconfigured, PasarError
 from p2p.peer import parse_address, parse_peer
 
 Role = Literal["orchestrator", "gateway", "bootstrap"]
-DEFAULT_PRICE = 2_000_000  # wei per million units: a 64 x 64 picture of 20 guided steps costs about 328 000 wei
+DEFAULT_PRICE = 100 * GWEI  # per million units: a 64 x 64 picture of 20 guided steps costs about 16 gwei
 NETWORK_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 

@@ -378,6 +378,7 @@ class JobRun:
         return self.bid.wait or bool(matched.waiting)
 
     def _quoted(self, seller: PeerId, price: int) -> None:
+        self.log.info("quoted", seller=peer_text(seller), price=price)
         self.tell(JobNews(self.job_id, News.QUOTED, seller, wei=price))
 
     def tell(self, news: JobNews) -> None:

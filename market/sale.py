@@ -159,7 +159,10 @@ class Sale:
         """Fresh TicketParams for this gateway, encoded; none for a free job. Raises Refused, Unavailable."""
         if not price:
             return b""
-        return encode(await self._shop.books.params_for(self.sender, price, certain=await self._certain()))
+        certain = await self._certain()
+        if certain:
+            self.log.info("tickets sure to win", reason="no ticket has won here yet")
+        return encode(await self._shop.books.params_for(self.sender, price, certain=certain))
 
     async def _params_if_any(self) -> bytes:
         """Fresh TicketParams, or none: the gateway asks again when it has none that serve."""
