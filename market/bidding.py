@@ -10,7 +10,6 @@ import json
 import secrets
 import signal
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,21 +22,15 @@ from market.bidwire import BidCancelled, JobFailed
 from market.client import Client, Delivered, Ending, Wish, bid_for, choose_model
 from market.config import Config
 from market.console import DONE, FAILED, NO_GATEWAY, NO_MATCH
-from market.hello import Greeter
-from market.instance import Instance, claim, meet
-from market.overlay import Overlay, Wiring, open_book
+from market.instance import Instance, claim
+from market.lightclient import find_gateways, greeter_of, join
+from market.overlay import Overlay
 from market.progress import Display, JsonDisplay, PlainDisplay, RichDisplay
 from market.refusal import Refusal
-from p2p.addresses import parse_target
 from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable
-from p2p.identity import load_or_create
 from p2p.peer import PeerId, peer_text
 
 log = structlog.get_logger(__name__)
-
-FIND_S = 20.0
-LOOK_S = 0.2
-GATEWAYS_TRIED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +87,7 @@ class _Bidding:
             hint = "start one with --role gateway, or name a bootstrap of a network that has one with --bootstrap"
             return self._refused(NO_GATEWAY, {"code": "NO_GATEWAY", "hint": hint})
         self._marks.found = trio.current_time()
-        greeter = Greeter(self._config.network, "client", lambda: None, time.time)
-        client = Client(overlay.host, greeter, overlay.reach)
+        client = Client(overlay.host, greeter_of(self._config), overlay.reach)
         return await self._try_all(client, overlay, gateways)
 
     async def _try_all(self, client: Client, overlay: Overlay, gateways: list[PeerId]) -> int:
@@ -129,39 +121,13 @@ class _Bidding:
         bid = bid_for(self._errand.wish, model, self._errand.pipeline, secrets.token_bytes)
         return await client.bid(gateway, bid, self._show.news, self._cancelled)
 
-    # -- joining -----------------------------------------------------------------------------------------------------
-
     async def _join(self, nursery: trio.Nursery) -> Overlay:
-        config, path = self._config, self._instance.path
-        point = meet(config.home, config.local_port, may_hold=False) if config.local_bootstrap else None
-        identity = await load_or_create(path / "key.json", "", None, development=True)
-        wiring = Wiring(
-            network=config.network,
-            listen=("/ip4/127.0.0.1/tcp/0",),
-            announce=(),
-            targets=tuple(parse_target(addr) for addr in config.bootstrap),
-            local=point,
-            kinds=(),
-            wanted=("gateway",),
-            server=False,
-        )
-        overlay = Overlay(identity, wiring, await open_book(path, time.time), time.time)
         self._show.say("joining the network")
-        await nursery.start(overlay.run)
-        return overlay
+        return await join(self._config, self._instance.path, nursery)
 
     async def _gateways(self, overlay: Overlay) -> list[PeerId]:
-        """Gateways to try, those that delivered before first. Empty when none is found in time."""
         self._show.say("looking for a gateway")
-        known = [target.peer for target in overlay.book.best(GATEWAYS_TRIED, kind="gateway")]
-        with trio.move_on_after(FIND_S):
-            while True:
-                found = [target.peer for target in await overlay.look_once()]
-                alive = [peer for peer in dict.fromkeys([*known, *found]) if peer in overlay.host.connected()]
-                if alive:
-                    return alive[:GATEWAYS_TRIED]
-                await trio.sleep(LOOK_S)
-        return []
+        return await find_gateways(overlay)
 
     async def _listen_for_ctrl_c(self, searching: trio.CancelScope) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
