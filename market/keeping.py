@@ -14,9 +14,10 @@ from typing import Annotated, TypeVar
 
 import trio
 
+from compute.digest import ArtifactDigest
 from compute.work import JobResult
 from market.offer import Dtype
-from market.receipt import ArtifactDigest, Times
+from market.receipt import Times
 from p2p.codec import Hash, Size, decode_as, encode, message
 from p2p.errors import MalformedMessage, UnknownMessage
 

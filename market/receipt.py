@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from hashlib import sha256
 from typing import Annotated, Any, TypeVar
 
-from compute.spec import MAX_SEED, MAX_STEPS, JobSpec, Verification
+from compute.digest import ArtifactDigest, digest_artifact, digest_bytes
+from compute.spec import MAX_SEED, MAX_STEPS, Artifact, JobSpec, Verification
 from ledger.money import Amount, Settlement
 from market.offer import Dtype, NetworkName
 from p2p.codec import U32, U64, Hash, JobId, Name, Range, Size, decode, decode_as, encode, message
@@ -27,15 +27,6 @@ MAX_RECEIPT = 16 * 1024
 MAX_ARTIFACTS = 32
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactDigest:
-    """One delivered file: media type, size in bytes, SHA-256 of its bytes as the client gets them."""
-
-    media_type: Annotated[str, Size(1, 64)]
-    size: Annotated[int, Range(0, 2**31)]
-    digest: Hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +120,7 @@ class NotVerified:
 
 def digests_of(files: Sequence[tuple[str, bytes]]) -> tuple[ArtifactDigest, ...]:
     """What a Receipt says of delivered files, each given as media type and bytes."""
-    return tuple(ArtifactDigest(media, len(data), sha256(data).digest()) for media, data in files)
+    return tuple(digest_artifact(Artifact(media, data)) for media, data in files)
 
 
 def countersign(receipt: Signed, gateway: Signer) -> bytes:
@@ -210,7 +201,7 @@ def _artifacts(receipt: Receipt, artifacts: Sequence[bytes]) -> list[Found]:
     for number, (data, named) in enumerate(zip(artifacts, receipt.artifacts, strict=True), 1):
         if len(data) != named.size:
             found.append(Found(Problem.ARTIFACT_SIZE, f"file {number} has {len(data)} bytes, not {named.size}"))
-        elif sha256(data).digest() != named.digest:
+        elif digest_bytes(data) != named.digest:
             found.append(Found(Problem.ARTIFACT_DIGEST, f"file {number} is not the one that was delivered"))
     return found
 
