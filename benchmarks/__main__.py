@@ -1,0 +1,49 @@
+"""``python -m benchmarks`` lists the benchmarks, ``python -m benchmarks NAME [--json]`` runs one.
+
+Words go to stdout, with --json to stderr; the last line of stdout is one object. A goal that is missed is printed as
+missed, and the exit code is 0 all the same: a slow machine is no failure of the program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+
+from benchmarks.report import Report, Say, finish
+
+# name: (module, function, one line). Imported only when they run, so that the list needs nothing.
+BENCHMARKS = {
+    "auction": ("benchmarks.auction", "run", "bid to award with 1, 3 and 10 orchestrators, against a bare RPC"),
+    "model": ("benchmarks.model", "run", "what the bundled model draws, judged from pixels"),
+    "overhead": ("benchmarks.overhead", "run", "a job of one second through the market, against the worker alone"),
+    "prefilter": ("benchmarks.prefilter", "measure", "judging a full book of offers, against a hundredth of it"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, print. 0 when the benchmark ran, goals met or missed; 2 for a name that is none."""
+    listed = "\n".join(f"  {name:10} {line}" for name, (_, _, line) in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure a real part of Pasar against a reference in the same run.",
+        epilog=f"benchmarks:\n{listed}\n\nThe exit code is 0 also when a goal is missed: it is printed as missed.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS), help="the benchmark; without one, the list")
+    parser.add_argument("--json", action="store_true", help="only the one object on stdout, words on stderr")
+    given = parser.parse_args(argv)
+    if given.name is None:
+        print(listed)
+        return 0
+    say = Say(sys.stderr if given.json else sys.stdout)
+    module, function, line = BENCHMARKS[given.name]
+    say(f"{given.name}: {line}")
+    run: Callable[..., Report] = getattr(importlib.import_module(module), function)
+    finish(given.name, run(say) if function == "run" and given.name != "model" else run(), say)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""An orchestrator as a process, whole but for its machine: jobs are done at once and give a black picture.
+
+Takes the few flags that the benchmarks give it; everything else is the role as ``node.py`` runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks.noop_worker import NoopWorker
+from market.config import Config, load_config
+from market.console import configure_logs
+from market.instance import Instance
+from market.roles import run_role
+from p2p.limits import bound_recursion
+
+
+def machine_of(config: Config, _: Instance) -> NoopWorker:
+    """A machine with as many places as the config says."""
+    return NoopWorker(slots=config.slots)
+
+
+def main() -> int:
+    """Run until a signal."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.noop_orchestrator")
+    for flag in ("network", "rpc", "broker", "price"):
+        parser.add_argument(f"--{flag}")
+    parser.add_argument("--listen", action="append")
+    parser.add_argument("--bootstrap", action="append")
+    given = vars(parser.parse_args())
+    bound_recursion()
+    configure_logs(as_json=False, level="info")
+    config = load_config(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    run_role(config, "orchestrator", machine_of)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
