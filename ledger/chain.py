@@ -18,7 +18,7 @@ import trio
 from ledger.broker import BrokerTerms, is_development
 from ledger.chain_views import find_settlement, number_of, read_terms, value_of
 from ledger.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from ledger.contract import call_data, event_of, redeem_data, topic_of
+from ledger.contract import call_data, event_of, prepare, redeem_data, topic_of
 from ledger.cover import NO_COVER, Cover, Round
 from ledger.money import Settlement
 from ledger.rpc import HttpRpc, Rpc, RpcRefused
@@ -86,6 +86,7 @@ class Chain:
         clock: Callable[[], int] = wall_ms,
     ) -> Chain:
         """Like ``connect``, over any node."""
+        await trio.to_thread.run_sync(prepare)
         kept = await trio.to_thread.run_sync(read_checkpoint, checkpoint) if checkpoint else None
         try:
             settlement = await find_settlement(rpc, broker)

@@ -1,6 +1,7 @@
 """The broker contract as data: ABI and bytecode shipped with the package, calls and events in and out of bytes.
 
-It knows no chain; a call here is only its bytes.
+web3's codec does the work. It is loaded when first needed, so that a light client never waits for it. It knows no
+chain; a call here is only its bytes.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from eth_abi.abi import decode, encode
+from eth_abi.abi import encode
 from eth_abi.exceptions import DecodingError
 
 from ledger.broker import BrokerTerms
 from ledger.ticket import Winner
 from p2p.errors import Unavailable
-from p2p.peer import keccak256
+from p2p.limits import bound_recursion
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +40,52 @@ def _artifact() -> dict[str, Any]:
     return loaded
 
 
+@dataclass(frozen=True, slots=True)
+class _Function:
+    selector: bytes
+    inputs: list[str]
+    outputs: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Broker:
+    """The ABI as web3 reads it: functions by name, events by name and by first topic."""
+
+    codec: Any
+    functions: dict[str, _Function]
+    topics: dict[str, bytes]
+    events: dict[bytes, Any]
+    broken: tuple[type[Exception], ...]  # what it raises for bytes that are not what they should be
+
+
 @cache
-def _entry(kind: str, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(e for e in _artifact()["abi"] if e["type"] == kind and e.get("name") == name)
-    return found
+def _broker() -> _Broker:
+    from web3 import Web3
+    from web3.exceptions import Web3Exception
+    from web3.utils import get_abi_input_types, get_abi_output_types
+    from web3.utils.abi import event_abi_to_log_topic, function_abi_to_4byte_selector
+
+    bound_recursion()  # py_ecc, which web3 imports, has lifted it
+    offline = Web3()
+    contract = offline.eth.contract(abi=_artifact()["abi"])
+    functions = {
+        f["name"]: _Function(function_abi_to_4byte_selector(f), get_abi_input_types(f), get_abi_output_types(f))
+        for f in _artifact()["abi"]
+        if f["type"] == "function"
+    }
+    topics = {e["name"]: event_abi_to_log_topic(e) for e in _artifact()["abi"] if e["type"] == "event"}
+    events = {topic: contract.events[name] for name, topic in topics.items()}
+    plain = (OverflowError, AttributeError, KeyError, TypeError, ValueError, IndexError)
+    return _Broker(offline.codec, functions, topics, events, (Web3Exception, DecodingError, *plain))
 
 
-def _type(parameter: dict[str, Any]) -> str:
-    kind: str = parameter["type"]
-    if not kind.startswith("tuple"):
-        return kind
-    return "(" + ",".join(_type(c) for c in parameter["components"]) + ")" + kind.removeprefix("tuple")
-
-
-def _types(parameters: list[dict[str, Any]]) -> list[str]:
-    return [_type(p) for p in parameters]
-
-
-def _signature(entry: dict[str, Any]) -> bytes:
-    return keccak256(f"{entry['name']}({','.join(_types(entry['inputs']))})".encode())
+def prepare() -> None:
+    """Load web3 and read the ABI, most of a second: for a thread, before the loop needs either."""
+    _broker()
 
 
 def creation(terms: BrokerTerms) -> bytes:
-    """The data of the transaction that deploys a broker."""
+    """The data of the transaction that deploys a broker; without web3, which a chain's own process has no use for."""
     code = bytes.fromhex(_artifact()["bytecode"].removeprefix("0x"))
     arguments = [terms.round_length, terms.validity, terms.unlock_period]
     return code + encode(["uint256"] * 3, arguments)
@@ -69,16 +93,17 @@ def creation(terms: BrokerTerms) -> bytes:
 
 def call_data(function: str, *arguments: Any) -> bytes:
     """Selector and arguments of a call."""
-    entry = _entry("function", function)
-    return _signature(entry)[:4] + encode(_types(entry["inputs"]), list(arguments))
+    known = _broker().functions[function]
+    encoded: bytes = _broker().codec.encode(known.inputs, arguments)
+    return known.selector + encoded
 
 
 def result_of(function: str, data: bytes) -> Any:
     """What a call returned: a value, or a tuple of them. Raises Unavailable when no broker answers at that address."""
-    outputs = _types(_entry("function", function)["outputs"])
+    outputs = _broker().functions[function].outputs
     try:
-        values = decode(outputs, data)
-    except (DecodingError, OverflowError) as exc:
+        values = _broker().codec.decode(outputs, data)
+    except _broker().broken as exc:
         raise Unavailable(f"no broker there: {function} gave {len(data)} bytes") from exc
     return _plain(values[0] if len(outputs) == 1 else values)
 
@@ -102,35 +127,25 @@ def _redemption(winner: Winner) -> tuple[Any, bytes, int]:
 
 def topic_of(event: str) -> bytes:
     """The first topic of an event of this name."""
-    return _signature(_entry("event", event))
-
-
-@cache
-def _events() -> dict[bytes, dict[str, Any]]:
-    return {_signature(e): e for e in _artifact()["abi"] if e["type"] == "event"}
+    return _broker().topics[event]
 
 
 def event_of(log: dict[str, Any]) -> Event | None:
     """The event in a log as an RPC gives it; None for what is no event of a broker, or broken."""
     try:
-        topics = [bytes.fromhex(t[2:]) for t in log["topics"]]
-        entry = _events().get(topics[0])
-        if entry is None:
+        event = _broker().events.get(bytes.fromhex(log["topics"][0][2:]))
+        if event is None:
             return None
-        indexed = [p for p in entry["inputs"] if p["indexed"]]
-        rest = [p for p in entry["inputs"] if not p["indexed"]]
-        values = decode(_types(rest), bytes.fromhex(log["data"][2:]))
-        fields = {p["name"]: _plain(v) for p, v in zip(rest, values, strict=True)}
-        for parameter, topic in zip(indexed, topics[1:], strict=True):
-            fields[parameter["name"]] = _plain(decode([_type(parameter)], topic)[0])
+        found = event.process_log(log)
+        fields = {name: _plain(value) for name, value in found["args"].items()}
         place = int(log["blockNumber"], 16), int(log["logIndex"], 16)
-        return Event(entry["name"], fields, bytes.fromhex(log["transactionHash"][2:]), *place)
-    except (DecodingError, OverflowError, KeyError, TypeError, ValueError, IndexError):
+        return Event(found["event"], fields, bytes.fromhex(log["transactionHash"][2:]), *place)
+    except _broker().broken:
         return None
 
 
 def _plain(value: Any) -> Any:
-    """eth_abi gives addresses as hex text; here they are bytes."""
+    """web3 gives addresses as hex text; here they are bytes."""
     if isinstance(value, str) and len(value) == 42 and value.startswith("0x"):
         return bytes.fromhex(value[2:])
     return tuple(_plain(v) for v in value) if isinstance(value, tuple | list) else value

@@ -1,22 +1,23 @@
-"""A client of Ethereum's JSON-RPC: requests in threads of their own, answers bounded, faults typed.
+"""A client of Ethereum's JSON-RPC: web3 in threads of its own, answers bounded, faults typed.
 
 A request is sent once; whether to repeat it is for the caller to know, who alone can tell a question from a
-transaction. It knows no contract.
+transaction. web3 itself is in ``ledger/rpc_transport.py``, loaded with the first request. It knows no contract.
 """
 
 from __future__ import annotations
 
-import json
+import threading
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-import requests
 import trio
 
 from p2p.errors import Misconfigured, Refused, Unavailable
 
-MAX_REPLY = 16 * 1024 * 1024
+if TYPE_CHECKING:
+    from ledger.rpc_transport import Transport
+
 THREADS = 8
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -54,15 +55,17 @@ class HttpRpc:
             raise Misconfigured(f"{url!r} is no RPC URL: write http://127.0.0.1:8545 or https://...")
         self._url, self._timeout = url, timeout
         self._limiter = trio.CapacityLimiter(THREADS)
-        self._session = requests.Session()
-        self._session.trust_env = parts.hostname not in _LOOPBACK  # no proxy stands before this machine
+        self._proxies = parts.hostname not in _LOOPBACK  # no proxy stands before this machine
+        self._opening = threading.Lock()
+        self._transport: Transport | None = None
 
     def __str__(self) -> str:
         parts = urlsplit(self._url)
         return f"{parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")  # a path may hold a secret
 
     def close(self) -> None:
-        self._session.close()
+        if self._transport is not None:
+            self._transport.close()
 
     async def batch(self, calls: Sequence[Request]) -> list[Any]:
         """Answers in the order of the calls. A thread that hangs is left behind, and ends with its own timeout."""
@@ -74,8 +77,10 @@ class HttpRpc:
         raise Unavailable(f"{self} did not answer in {self._timeout * 2:.0f} s")
 
     def _batch(self, calls: list[Request]) -> list[Any]:
-        body = [{"jsonrpc": "2.0", "id": n, "method": m, "params": list(p)} for n, (m, p) in enumerate(calls)]
-        reply = self._post(body[0] if len(body) == 1 else body)
+        try:
+            reply = self._open().send(calls)
+        except Unavailable as exc:
+            raise Unavailable(f"{self} {exc}") from exc
         entries = reply if isinstance(reply, list) else [reply]
         found = {e["id"]: e for e in entries if _is_answer(e) and isinstance(e.get("id"), int)}
         if len(entries) == 1 and 0 not in found and _is_answer(entries[0]) and "error" in entries[0]:
@@ -84,19 +89,13 @@ class HttpRpc:
             raise Unavailable(f"{self} left requests unanswered")
         return [_result(found[n]) for n in range(len(calls))]
 
-    def _post(self, body: Any) -> Any:
-        try:
-            with self._session.post(self._url, json=body, timeout=self._timeout, stream=True) as response:
-                data = response.raw.read(MAX_REPLY + 1, decode_content=True)
-                status = response.status_code
-        except (requests.RequestException, OSError, ValueError) as exc:
-            raise Unavailable(f"{self} cannot be reached: {type(exc).__name__}") from exc
-        if len(data) > MAX_REPLY:
-            raise Unavailable(f"{self} answered with more than {MAX_REPLY} bytes")
-        try:
-            return json.loads(data)
-        except (ValueError, RecursionError) as exc:
-            raise Unavailable(f"{self} answered {status} and no JSON") from exc
+    def _open(self) -> Transport:
+        with self._opening:
+            if self._transport is None:
+                from ledger.rpc_transport import Transport  # most of a second: here, no loop waits for it
+
+                self._transport = Transport(self._url, self._timeout, proxies=self._proxies)
+            return self._transport
 
 
 def _is_answer(entry: Any) -> bool:
