@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +18,9 @@ def devchain(
     linger: Annotated[
         float | None, typer.Option(help="End after so many seconds without a request, and on no signal.", min=1)
     ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Directory for its log, devchain.log; nothing else of a chain is kept.")
+    ] = None,
 ) -> None:
     """Run a development chain: a fresh settlement with a broker and a faucet, whose money is worth nothing."""
-    raise typer.Exit(main(port, linger))
+    raise typer.Exit(main(port, linger, data_dir))

@@ -45,13 +45,12 @@ class ChainInfo:
     rpc: str
     settlement: Settlement
 
+    def as_dict(self) -> dict[str, object]:
+        broker, chain_id = self.settlement.broker, self.settlement.chain_id
+        return {"rpc": self.rpc, "broker": address_text(broker), "chain_id": chain_id}
+
     def ready_line(self) -> str:
-        shown = {
-            "rpc": self.rpc,
-            "broker": address_text(self.settlement.broker),
-            "chain_id": self.settlement.chain_id,
-        }
-        return "READY " + json.dumps(shown)
+        return "READY " + json.dumps(self.as_dict())
 
 
 class FaucetKey:
@@ -148,17 +147,42 @@ async def serve(
         nursery.cancel_scope.cancel()
 
 
-async def run_process(port: int, linger: float | None = None) -> None:
+class ChainLog:
+    """``devchain.log`` in a directory, a line of JSON for each start and end; without a directory, nothing."""
+
+    def __init__(self, data_dir: Path | None) -> None:
+        """Makes the directory. Raises Misconfigured when nothing can be written there."""
+        self._file = data_dir / "devchain.log" if data_dir else None
+        try:
+            if data_dir and self._file:
+                data_dir.mkdir(parents=True, exist_ok=True)
+                self._file.open("a").close()
+        except OSError as exc:
+            raise Misconfigured(f"data-dir: cannot write a log in {data_dir}: {exc.strerror}") from exc
+
+    def note(self, event: str, info: ChainInfo) -> None:
+        if self._file is not None:
+            at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            with self._file.open("a") as file:
+                print(json.dumps({"timestamp": at, "event": event, **info.as_dict()}), file=file)
+
+
+async def run_process(port: int, linger: float | None = None, data_dir: Path | None = None) -> None:
     """The whole process: READY on stdout, then blocks until a signal; with ``linger``, until it is left alone."""
-    listener = bind(port)
+    log, listener = ChainLog(data_dir), bind(port)
+    info: ChainInfo | None = None
     if linger is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     async with trio.open_nursery() as nursery:
         if linger is None:
             await nursery.start(_end_on_signal, nursery.cancel_scope)
-        info = await nursery.start(partial(serve, listener, None, linger))
-        print(info.ready_line(), flush=True)
+        started: ChainInfo = await nursery.start(partial(serve, listener, None, linger))
+        info = started
+        print(started.ready_line(), flush=True)
+        log.note("devchain started", started)
+    if info is not None:
+        log.note("devchain ended", info)
 
 
 async def _end_on_signal(scope: trio.CancelScope, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -225,10 +249,10 @@ def _start(port: int, linger: float, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def main(port: int, linger: float | None = None) -> int:
+def main(port: int, linger: float | None = None, data_dir: Path | None = None) -> int:
     """Run the process; its exit code."""
     try:
-        trio.run(run_process, port, linger)
+        trio.run(run_process, port, linger, data_dir)
     except Misconfigured as exc:
         print(f"pasar: {exc}", file=sys.stderr)
         return 2

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 
 from ledger.broker import is_development
 from ledger.contract import call_data, topic_of
-from ledger.devchain import bind, ensure_devchain, probe, serve
+from ledger.devchain import bind, ensure_devchain, main, probe, serve
 from ledger.evm import Evm
 from ledger.http_rpc import MAX_BODY, serve_json
 from ledger.jsonrpc import MAX_BATCH, MAX_FUND, RpcFault
@@ -350,8 +350,8 @@ def run_devchain(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.live
-def test_the_command_says_ready_and_ends_on_a_signal():
-    with run_devchain("--port", "0") as process:
+def test_the_command_says_ready_and_ends_on_a_signal(tmp_path):
+    with run_devchain("--port", "0", "--data-dir", str(tmp_path / "new")) as process:
         line = process.stdout.readline()
         assert line.startswith("READY ")
         ready = json.loads(line.removeprefix("READY "))
@@ -365,6 +365,17 @@ def test_the_command_says_ready_and_ends_on_a_signal():
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out, err) == (0, "", "")
+    noted = [json.loads(line) for line in (tmp_path / "new" / "devchain.log").read_text().splitlines()]
+    assert [(n["event"], n["broker"]) for n in noted] == [
+        ("devchain started", ready["broker"]),
+        ("devchain ended", ready["broker"]),
+    ]
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(0, None, tmp_path / "file") == 2
+    assert "data-dir: cannot write a log" in capsys.readouterr().err
 
 
 @pytest.mark.live
