@@ -1,4 +1,4 @@
-"""Commands of the market: ``bid``, ``offers``, ``verify``. They parse, call, and show.
+"""Commands of the market: ``bid``, ``offers``, ``models``, ``verify``, ``demo``. They parse, call, and show.
 
 Results go to stdout, progress and logs to stderr. What they do is in ``market/bidding.py`` and ``market/looking.py``.
 """
@@ -6,18 +6,22 @@ Results go to stdout, progress and logs to stderr. What they do is in ``market/b
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import trio
 import typer
 
+from compute.spec import TEXT_TO_IMAGE
 from ledger.money import parse_wei
 from market.bid import Prefer
 from market.bidding import Errand, run_bid
 from market.client import Wish
 from market.config import load_config
-from market.console import FAILED, Exit
+from market.console import FAILED, NO_GATEWAY, Exit, show_table
+from market.demo import Plan, run_demo
+from market.looking import HEADINGS, TYPICAL_STEPS, local_models, model_as_dict, models_on, offers_on
 from market.receipt import NotVerified, as_dict, verify_receipt
 from p2p.errors import Misconfigured
 
@@ -97,6 +101,70 @@ def verify(
         print("not verified" if problems else "verified: signed by both, and the file is the one that was delivered")
     if problems:
         raise Exit(FAILED)
+
+
+@app.command()
+def offers(
+    bootstrap: Annotated[list[str] | None, typer.Option(help="Multiaddr of a bootstrap, with /p2p/PEER.")] = None,
+    network: Annotated[str | None, typer.Option(help="Name of the network.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Directory of this client.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One array on stdout.")] = False,
+) -> None:
+    """List what is on offer: models, sizes, prices, who sells."""
+    config = load_config(data_dir=data_dir, bootstrap=tuple(bootstrap or ()), network=network)
+    rows = trio.run(offers_on, config, (TEXT_TO_IMAGE,))
+    if rows is None:
+        raise nobody()
+    if as_json:
+        print(json.dumps([row.as_dict() for row in rows]))
+    else:
+        show_table(HEADINGS, [row.cells() for row in rows])
+        print(f"{len(rows)} on offer; a typical picture: the model's own side, {TYPICAL_STEPS} guided steps")
+
+
+@app.command()
+def models(
+    pipeline: Annotated[str, typer.Argument(help="What kind of work.")] = TEXT_TO_IMAGE,
+    local: Annotated[bool, typer.Option("--local", help="What an orchestrator on this machine would serve.")] = False,
+    bootstrap: Annotated[list[str] | None, typer.Option(help="Multiaddr of a bootstrap, with /p2p/PEER.")] = None,
+    network: Annotated[str | None, typer.Option(help="Name of the network.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Directory of this client.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One array on stdout.")] = False,
+) -> None:
+    """List the models on offer, the most offered first, or those of this machine."""
+    config = load_config(data_dir=data_dir, bootstrap=tuple(bootstrap or ()), network=network)
+    found: list[dict[str, object]] | None
+    if local:
+        found = local_models(config)
+    else:
+        known = trio.run(models_on, config, pipeline)
+        found = None if known is None else [model_as_dict(model) for model in known]
+    if found is None:
+        raise nobody()
+    if as_json:
+        print(json.dumps(found))
+    else:
+        show_table(tuple(found[0]) if found else ("model",), [tuple(map(str, row.values())) for row in found])
+
+
+@app.command()
+def demo(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One object on stdout at the end, the story on stderr.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the market running until Ctrl-C.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("pasar-demo"),
+) -> None:
+    """A whole market on this machine: chain, bootstrap, two orchestrators, a gateway, three bids, and the money."""
+    code = run_demo(Plan(as_json, keep, folder))
+    if code:
+        raise Exit(code)
+
+
+def nobody() -> Exit:
+    """Nobody answered: one line, and the exit that says so."""
+    print("pasar: nobody found: start a gateway with --role gateway, or name a --bootstrap", file=sys.stderr)
+    return Exit(NO_GATEWAY)
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:

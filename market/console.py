@@ -11,6 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import structlog
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from p2p.errors import Misconfigured, PasarError
 
@@ -62,12 +65,22 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None = None) -> int:
     except PasarError as exc:
         return _known(exc)
     except BaseExceptionGroup as group:
-        known = [exc for exc in _leaves(group) if isinstance(exc, PasarError)]
-        rest = [exc for exc in _leaves(group) if not isinstance(exc, PasarError | KeyboardInterrupt)]
+        known = [exc for exc in leaves(group) if isinstance(exc, PasarError)]
+        rest = [exc for exc in leaves(group) if not isinstance(exc, PasarError | KeyboardInterrupt)]
         if rest:
             raise
         return _known(known[0]) if known else 130
     return code if isinstance(code, int) else DONE  # without standalone mode an Exit comes back as its code
+
+
+def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, as wide as it must be: no cell is cut."""
+    table = Table(*headings, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    terminal = Console()
+    width = max(terminal.width, terminal.measure(table, options=terminal.options.update(max_width=10_000)).maximum)
+    Console(width=width).print(table)
 
 
 def _known(exc: PasarError) -> int:
@@ -81,9 +94,10 @@ def _mistake(text: str, code: int = BAD_USAGE) -> int:
     return code
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """The exceptions of a group of groups."""
     for exc in group.exceptions:
         if isinstance(exc, BaseExceptionGroup):
-            yield from _leaves(exc)
+            yield from leaves(exc)
         else:
             yield exc

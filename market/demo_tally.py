@@ -1,0 +1,108 @@
+"""What the demo counts and says, from what its nodes logged: one structured line in, numbers and perhaps words out.
+
+Pure. A line is a dict as ``--log-json`` writes it; who wrote it is a name that the stage gave. Nothing here is guessed:
+a number that no node logged stays 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ledger.money import wei_text
+
+
+@dataclass(slots=True)
+class Seller:
+    """One orchestrator in numbers: quotes given, jobs delivered, wei credited to the gateway by tickets."""
+
+    address: str
+    peer_id: str
+    quoted: int = 0
+    jobs: int = 0
+    credit_wei: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return {"quoted": self.quoted, "jobs": self.jobs, "credit_wei": self.credit_wei}
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over the logs of all nodes. Each line is counted once, by the node that is the authority on it."""
+
+    found: set[str] = field(default_factory=set)  # peer ids that the DHT named to anybody
+    offers: int = 0  # the most that the gateway's book held
+    quotes: int = 0
+    tickets: int = 0
+    won: int = 0
+    redeemed: int = 0
+    redeemed_wei: int = 0
+    certain: bool = False
+    sellers: dict[str, Seller] = field(default_factory=dict)  # by the name on the stage
+
+    def seller_ready(self, who: str, ready: Mapping[str, Any]) -> None:
+        """An orchestrator said READY."""
+        self.sellers[who] = Seller(str(ready["address"]), str(ready["peer_id"]))
+
+    def name_of(self, peer_id: str) -> str:
+        """The name on the stage of an orchestrator."""
+        return next((who for who, one in self.sellers.items() if one.peer_id == peer_id), f"…{peer_id[-8:]}")
+
+    def note(self, who: str, line: Mapping[str, Any]) -> str:
+        """Count one line of ``who``; what to tell people of it, empty for nothing."""
+        event, seller = line.get("event"), self.sellers.get(who)
+        if event == "peer found":
+            return self._peer_found(str(line.get("peer")), str(line.get("kind")))
+        if who == "gateway" and event == "offers known":
+            return self._offers(_number(line, "offers"))
+        if who == "gateway" and event == "quoted":
+            return self._quoted(str(line.get("seller")))
+        if seller is None:
+            return ""
+        if event == "tickets credited":
+            self.tickets += _number(line, "tickets")
+            seller.credit_wei += _number(line, "credited")
+            return f"{_count(_number(line, 'tickets'), 'ticket')} credited: {wei_text(_number(line, 'credited'))}"
+        if event == "ticket won":
+            self.won += 1
+            return f"a ticket has won: {wei_text(_number(line, 'face_wei'))}, to be redeemed when its params are over"
+        if event == "tickets redeemed":
+            return self._redeemed(_number(line, "tickets"), _number(line, "earned_wei"), _number(line, "cost_wei"))
+        if event == "tickets sure to win":
+            self.certain = True
+            return "chance has denied every win so far: the next ticket wins for sure (p = 1)"
+        if event == "sale closed" and line.get("code") == "DONE":
+            seller.jobs += 1
+        return ""
+
+    def _peer_found(self, peer: str, kind: str) -> str:
+        self.found.add(peer)
+        return f"found {kind.removeprefix('pipeline/')} …{peer[-8:]} over the DHT"
+
+    def _offers(self, offers: int) -> str:
+        if offers <= self.offers:
+            return ""
+        self.offers = offers
+        return f"{_count(offers, 'offer')} in the book, heard by gossip"
+
+    def _quoted(self, peer: str) -> str:
+        self.quotes += 1
+        for seller in self.sellers.values():
+            if seller.peer_id == peer:
+                seller.quoted += 1
+        return ""  # the client hears of it too, and says it with the price
+
+    def _redeemed(self, tickets: int, earned: int, cost: int) -> str:
+        self.redeemed += tickets
+        self.redeemed_wei += earned
+        return f"{_count(tickets, 'ticket')} redeemed on chain: {wei_text(earned)} earned, gas {wei_text(cost)}"
+
+
+def _number(line: Mapping[str, Any], key: str) -> int:
+    value = line.get(key)
+    return value if type(value) is int else 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

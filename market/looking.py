@@ -1,0 +1,215 @@
+"""Looking: what ``offers`` and ``models`` do: join as a light client, read a gateway's book, show it, leave.
+
+The book is read on ``/pasar/book/1`` like a newcomer's hand-over: every envelope is verified here, so that a gateway
+can hide an offer but invent none. Where no gateway is found, whoever is connected (a bootstrap) is asked. Buys nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+import trio
+
+from compute.modelfolder import bundled, read_folder
+from compute.spec import Verification
+from ledger.money import price_for, wei_text
+from market.bidwire import ModelOnOffer
+from market.book import OrderBook
+from market.bookfeed import MAX_HANDED_OVER, PAGE, ask_page, last_seller
+from market.client import Client
+from market.config import Config
+from market.hello import Greeter
+from market.instance import claim
+from market.lightclient import find_gateways, greeter_of, join
+from market.offer import ModelOffer, Offer
+from market.overlay import Overlay
+from market.protocol import BOOK
+from p2p.codec import encode
+from p2p.errors import PeerFault, Refused, Unavailable
+from p2p.peer import PeerId, address_text, peer_text
+from p2p.stream import MessageStream
+
+log = structlog.get_logger(__name__)
+
+PATIENCE_S = 15.0
+ASKED = 3
+TYPICAL_STEPS = 20  # a typical picture: the model's own side, so many guided steps
+GUIDED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model of one offer, as ``offers`` lists it. Wei; ``picture_wei`` is for a typical picture."""
+
+    seller: PeerId
+    offer: Offer
+    entry: ModelOffer
+    expires_in_s: int
+
+    @property
+    def picture_wei(self) -> int:
+        return price_for(self.entry.native_side**2 * TYPICAL_STEPS * GUIDED, self.offer.price)
+
+    def as_dict(self) -> dict[str, object]:
+        """What a program gets."""
+        offer, entry = self.offer, self.entry
+        return {
+            "seller": peer_text(self.seller),
+            "pipeline": offer.pipeline,
+            "model": entry.name,
+            "model_hash": entry.model.hex(),
+            "native_side": entry.native_side,
+            "max_side": entry.max_side,
+            "max_steps": entry.max_steps,
+            "price_wei": offer.price,
+            "picture_wei": self.picture_wei,
+            "slots": offer.slots,
+            "warm": entry.warm,
+            "units_per_second": entry.speed,
+            "verification": [kind.value for kind in offer.verification],
+            "quality": entry.quality.value,
+            "dtype": entry.dtype,
+            "chain_id": offer.settlement.chain_id,
+            "broker": address_text(offer.settlement.broker),
+            "expires_in_s": self.expires_in_s,
+        }
+
+    def cells(self) -> tuple[str, ...]:
+        """What a person gets; the order of ``HEADINGS``."""
+        offer, entry = self.offer, self.entry
+        strongest = max(offer.verification, key=list(Verification).index).value
+        return (
+            entry.name,
+            f"{entry.native_side} / {entry.max_side}",
+            wei_text(offer.price),
+            wei_text(self.picture_wei),
+            str(offer.slots),
+            f"…{peer_text(self.seller)[-8:]}",
+            "warm" if entry.warm else "cold",
+            strongest,
+            f"{self.expires_in_s // 60} min",
+        )
+
+
+HEADINGS = (
+    "model",
+    "side / most",
+    "per million units",
+    "typical picture",
+    "slots",
+    "seller",
+    "is",
+    "proves",
+    "expires",
+)
+
+
+def rows_of(book: OrderBook, now: int) -> list[Row]:
+    """Every model of every live offer, the cheapest first; ties by seller."""
+    rows = [
+        Row(posting.offer.seller, posting.offer, entry, max(0, posting.offer.expires_at - now))
+        for posting in book.postings()
+        if posting.live
+        for entry in posting.offer.models
+    ]
+    return sorted(rows, key=lambda row: (row.offer.pipeline, row.offer.price, row.seller, row.entry.name))
+
+
+async def read_book(overlay: Overlay, greeter: Greeter, peer: PeerId, pipelines: Iterable[str]) -> OrderBook:
+    """A connected peer's whole book, each envelope verified. Raises Unavailable, Refused, PeerFault."""
+    book = OrderBook(greeter.network)
+    async with MessageStream(await overlay.host.open(peer, BOOK)) as stream:
+        await greeter.greet(stream)
+        for pipeline in pipelines:
+            seen, after = 0, None
+            while seen < MAX_HANDED_OVER:
+                page = await ask_page(stream, pipeline, after)
+                for envelope in page:
+                    book.judge(encode(envelope), int(time.time()), pipeline)
+                seen, last = seen + len(page), last_seller(page)
+                if len(page) < PAGE or last is None or (after is not None and last <= after):
+                    break
+                after = last
+    return book
+
+
+T = TypeVar("T")
+Question = Callable[[Overlay, Greeter, PeerId], Awaitable[T]]
+
+
+async def look(config: Config, question: Question[T], *, neighbours: bool) -> T | None:
+    """The first answer to ``question`` by a gateway (else by any neighbour, if ``neighbours``); None: nobody there."""
+    instance = claim(config.home, config.network, "client", config.data_dir)
+    found: T | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            with trio.move_on_after(PATIENCE_S):
+                overlay = await join(config, instance.path, nursery)
+                gateways = await find_gateways(overlay, PATIENCE_S / 2)
+                rest = [peer for peer in overlay.host.connected() if peer not in gateways] if neighbours else []
+                found = await _first_answer(overlay, greeter_of(config), [*gateways, *rest][:ASKED], question)
+            nursery.cancel_scope.cancel()
+    finally:
+        instance.release()
+    return found
+
+
+async def _first_answer(overlay: Overlay, greeter: Greeter, peers: list[PeerId], question: Question[T]) -> T | None:
+    for peer in peers:
+        try:
+            return await question(overlay, greeter, peer)
+        except (Unavailable, Refused, PeerFault) as exc:
+            log.warning("no answer", peer=peer_text(peer), reason=str(exc))
+    return None
+
+
+async def offers_on(config: Config, pipelines: tuple[str, ...]) -> list[Row] | None:
+    """Every model of every live offer; None when nobody is there to ask."""
+
+    async def ask(overlay: Overlay, greeter: Greeter, peer: PeerId) -> list[Row]:
+        return rows_of(await read_book(overlay, greeter, peer, pipelines), int(time.time()))
+
+    return await look(config, ask, neighbours=True)
+
+
+async def models_on(config: Config, pipeline: str) -> tuple[ModelOnOffer, ...] | None:
+    """The models of a pipeline as a gateway knows them; None when no gateway is found."""
+
+    async def ask(overlay: Overlay, greeter: Greeter, peer: PeerId) -> tuple[ModelOnOffer, ...]:
+        return (await Client(overlay.host, greeter, overlay.reach).models(peer, pipeline)).models
+
+    return await look(config, ask, neighbours=False)
+
+
+def model_as_dict(model: ModelOnOffer) -> dict[str, object]:
+    """What a program gets of ``models``."""
+    return {
+        "model": model.name,
+        "model_hash": model.model.hex(),
+        "native_side": model.native_side,
+        "max_side": model.max_side,
+        "max_steps": model.max_steps,
+        "offers": model.offers,
+        "warm": model.warm,
+        "cheapest_wei": model.cheapest,
+    }
+
+
+def local_models(config: Config) -> list[dict[str, object]]:
+    """The models that an orchestrator here would serve. Raises Misconfigured for a folder that is none."""
+    entries = [read_folder(folder) for folder in config.models or (bundled(),)]
+    return [
+        {
+            "model": entry.name,
+            "model_hash": entry.model.hex(),
+            "native_side": entry.native_side,
+            "max_side": entry.max_side,
+            "max_steps": entry.max_steps,
+            "folder": entry.folder,
+        }
+        for entry in entries
+    ]
