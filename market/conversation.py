@@ -16,23 +16,38 @@ from typing import TYPE_CHECKING, Protocol, cast, get_args
 import structlog
 import trio
 
+from ledger.journal import Begun
 from market.jobwire import (
+    Acceptance,
     Award,
     BlobRef,
     Commitment,
+    Delivery,
     FromGateway,
     FromOrchestrator,
     JobMessage,
     Seal,
     SliceOutput,
+    Tickets,
     authenticate,
 )
 from market.parcels import Parcels
-from market.session.commands import Command, SendBlob, SendMessage
+from market.session.commands import (
+    Command,
+    CreditPayment,
+    Debit,
+    Journal,
+    OfferParams,
+    Pay,
+    SendBlob,
+    SendMessage,
+    SettlePayment,
+)
 from market.session.events import BlobReceived, BlobSent, Connected, Disconnected, Event, Ticked
+from p2p.admission import RateLimit
 from p2p.blobs import Chunk, ChunkAck
 from p2p.codec import decode_as
-from p2p.errors import MalformedMessage, PasarError, Unavailable
+from p2p.errors import MalformedMessage, PasarError, Unavailable, UnknownMessage
 from p2p.peer import PeerId
 from p2p.stream import MessageStream
 
@@ -42,17 +57,25 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 OUTBOX = 1024
+WAITING = 16  # messages that were read and not dealt with; then the stream is read no further
+PER_SECOND, BURST = 200.0, 2048.0  # frames that one conversation takes; a job of a thousand steps passes in one burst
 FLUSH_S = 2.0
 QUIET_S = 45.0  # a stream on which nothing is due any more is closed after so long
 _NO_CHANGE_S = 0.05
+AWARD_SENT, SEALED, TICKETS_SENT, KEY_SENT = "award-sent", "sealed", "tickets-sent", "key-sent"
 
 Letter = JobMessage | SendBlob
 Perform = Callable[[Command], Awaitable[None]]
+Keep = Callable[[bytes], Awaitable[Begun[None]]]
+# What these do is a write to the same journal, so that it is on disk no earlier than the record that was handed in.
+IN_ORDER = (Pay, SettlePayment, CreditPayment, OfferParams, Debit)
 
 
 class Session(Protocol):
     """What both machines of ``market/session`` are."""
 
+    @property
+    def award(self) -> Award: ...
     @property
     def wake_at(self) -> int | None: ...
     def handle(self, event: Event, now: int) -> list[Command]: ...
@@ -72,15 +95,27 @@ class Conversation:
         seller: PeerId,
         parcels: Parcels,
         perform: Perform,
+        keep: Keep,
         *,
         buying: bool,
         after: Callable[[], None] = lambda: None,
+        reached: Callable[[str], None] = lambda point: None,
     ) -> None:
-        """``after`` is called when an event and all its commands are done."""
-        self.session, self._after = session, after
-        self._seller, self._parcels, self._perform = seller, parcels, perform
+        """``keep`` hands a record to the journal; nothing that could be seen is done before it is on disk.
+
+        ``after`` is called when an event and all its commands are done.
+
+        ``reached`` is told the points that a restart must survive, on both sides under the same names: to the one who
+        speaks when the message has left, to the one who hears when everything it led to at once is done.
+        """
+        self.session, self._after, self._reached = session, after, reached
+        self._seller, self._parcels, self._perform, self._keep = seller, parcels, perform, keep
+        self._kept: Begun[None] | None = None
         self._heard: tuple[type, ...] = get_args(FromOrchestrator if buying else FromGateway)
+        # Unbounded for our own events, which are few; the other side's messages need one of ``_room`` each.
         self._post, self._events = trio.open_memory_channel[Event](math.inf)
+        self._room = trio.Semaphore(WAITING)
+        self._rate = RateLimit(PER_SECOND, BURST, 1)
         self._stream: MessageStream | None = None
         self._outbox: trio.MemorySendChannel[Letter] | None = None
         self._stream_nursery: trio.Nursery | None = None
@@ -108,6 +143,10 @@ class Conversation:
                 for command in self.session.handle(event, now_ms()):
                     await self._do(command)
                 self._after()
+                self._mark(event)
+                if isinstance(event, self._heard):
+                    self._room.release()
+            await self._settled()
             if self._outbox is not None:
                 self._outbox.close()
                 with trio.move_on_after(FLUSH_S):
@@ -129,6 +168,8 @@ class Conversation:
         ``greet`` hears the other side's hello where that is still to come; ``opening`` is a message read already.
         Raises Unavailable when it broke, PeerFault when the other side broke a rule.
         """
+        if self._over.is_set():
+            raise Unavailable("this conversation is over")
         if self._stream_nursery is not None:
             self._stream_nursery.cancel_scope.cancel()
         self._stream, self._detached = stream, trio.Event()
@@ -147,7 +188,7 @@ class Conversation:
             if greet is not None:
                 await greet()
             if opening is not None:
-                self._listen(opening)
+                await self._listen(opening)
             await self._read(stream)
 
         try:
@@ -171,8 +212,21 @@ class Conversation:
             return await self._events.receive()
         return Ticked()
 
+    async def _settled(self) -> None:
+        """Wait until the newest record is on disk."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            await kept.wait()
+
     async def _do(self, command: Command) -> None:
+        if isinstance(command, Journal):
+            self._kept = await self._keep(command.record)
+            return
+        if not isinstance(command, IN_ORDER):
+            await self._settled()
         if isinstance(command, SendMessage):
+            if isinstance(command.message, Acceptance):
+                self._expect_inputs()
             self._put(command.message)
         elif isinstance(command, SendBlob):
             self._put(command)
@@ -197,9 +251,12 @@ class Conversation:
                     nursery.start_soon(self._send_blob, stream, letter)
                 else:
                     await stream.send(letter)
+                    self._mark(letter)
 
     async def _read(self, stream: MessageStream) -> None:
         while (said := await stream.receive(timeout=self._patience())) is not None:
+            if not self._rate.allow("", trio.current_time()):
+                await trio.sleep(1 / PER_SECOND)  # a flood is read slowly, and waits in its sender's buffers
             if isinstance(said, Chunk):
                 ack, whole = self._parcels.take(said)
                 await stream.send(ack)
@@ -208,16 +265,29 @@ class Conversation:
             elif isinstance(said, ChunkAck):
                 self._parcels.acked(said)
             elif isinstance(said, self._heard):
-                self._listen(cast(JobMessage, said))
+                await self._listen(cast(JobMessage, said))
             else:
                 raise MalformedMessage(f"{type(said).__name__} on a job stream")
 
-    def _listen(self, said: JobMessage) -> None:
-        authenticate(said, self._seller)
-        for ref in _named_blobs(said):  # before the machine has seen it: its bytes may be right behind
+    async def _listen(self, said: JobMessage) -> None:
+        try:
+            authenticate(said, self._seller)
+            named = _named_blobs(said)
+        except UnknownMessage as exc:
+            log.debug("passed over", reason=str(exc))
+            return
+        self._expect(named)  # before the machine has seen it: its bytes may be right behind
+        await self._room.acquire()
+        self.post(said)
+
+    def _expect(self, named: tuple[BlobRef, ...]) -> None:
+        for ref in named:
             if self._parcels.expect(ref):
                 self.post(BlobReceived(ref.blob))
-        self.post(said)
+
+    def _expect_inputs(self) -> None:
+        """Inputs are taken in once their award is: a refused one moves no bytes."""
+        self._expect(self.session.award.inputs)
 
     async def _send_blob(self, stream: MessageStream, command: SendBlob) -> None:
         try:
@@ -228,15 +298,31 @@ class Conversation:
             if self._stream is stream and self._stream_nursery is not None:
                 self._stream_nursery.cancel_scope.cancel()
 
+    def _mark(self, what: Event | Letter) -> None:
+        for point in _points(what):
+            self._reached(point)
+
     def _patience(self) -> float | None:
         """A session that waits for nothing is given up after a while; any other has deadlines of its own."""
         return QUIET_S if self.session.wake_at is None else None
 
 
+def _points(what: Event | Letter) -> tuple[str, ...]:
+    """The points that are reached when this was sent, or was heard and dealt with."""
+    match what:
+        case Award():
+            return (AWARD_SENT,)
+        case Tickets():
+            return (TICKETS_SENT,) if what.payment else ()
+        case Seal():
+            return (SEALED,) if what.key is None else (SEALED, KEY_SENT)
+        case Delivery():
+            return (KEY_SENT,)
+    return ()
+
+
 def _named_blobs(said: JobMessage) -> tuple[BlobRef, ...]:
-    """The blobs that a message announces. Its signatures were checked."""
-    if isinstance(said, Award):
-        return said.inputs
+    """The blobs that a message announces and that follow at once. Its signatures were checked."""
     if isinstance(said, SliceOutput):
         return (said.output,)
     if isinstance(said, Seal):

@@ -19,7 +19,7 @@ from compute.work import JobResult
 from market.offer import Dtype
 from market.receipt import Times
 from p2p.codec import Hash, Size, decode_as, encode, message
-from p2p.errors import MalformedMessage, UnknownMessage
+from p2p.errors import MalformedMessage, Unavailable, UnknownMessage
 
 MAX_FILES = 16
 _limiter = trio.CapacityLimiter(2)
@@ -59,6 +59,11 @@ class Keeping:
     async def get(self, name: str, kind: type[T]) -> tuple[T, list[bytes]] | None:
         """What was put, or None when there is nothing whole of this kind."""
         return await trio.to_thread.run_sync(self._get, name, kind, limiter=_limiter)
+
+    async def read(self, name: str, index: int, offset: int, length: int) -> bytes:
+        """A piece of one file. Raises Unavailable when it is not there any more."""
+        path = self._folder / f"{name}.{index}"
+        return await trio.to_thread.run_sync(_read, path, offset, length, limiter=_limiter)
 
     async def drop(self, name: str) -> None:
         """Forget it; nothing when there is nothing."""
@@ -102,3 +107,15 @@ def _write(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+
+
+def _read(path: Path, offset: int, length: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            piece = file.read(length)
+    except OSError as exc:
+        raise Unavailable(f"a kept file cannot be read: {exc.strerror}") from exc
+    if len(piece) != length:
+        raise Unavailable("a kept file is shorter than it was")
+    return piece

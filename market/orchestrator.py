@@ -8,7 +8,7 @@ was open when the process died is restored from the journal and goes on. Knows n
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ from market.sale import Sale, Shop
 from market.session import Selling, events
 from market.sessionstore import Kept, SessionStore
 from p2p.envelope import Signer
-from p2p.errors import MalformedMessage, PeerFault, Refused, Unavailable, UnknownMessage
+from p2p.errors import MalformedMessage, PasarError, PeerFault, Refused, Unavailable, UnknownMessage
 from p2p.peer import Address, PeerId, peer_text
 from p2p.stream import JOB_FRAME, MessageStream
 from p2p.transport import Gossip, Network, Stream
@@ -45,7 +45,8 @@ log = structlog.get_logger(__name__)
 
 FIRST_MESSAGE_S = 10.0
 DRAIN_LOOK_S = 0.1
-MAX_SALES = 1024  # open or kept; beyond, awards are declined
+MAX_SALES = 1024  # open or kept; beyond, what is over goes first, and then awards are declined
+MAX_SALES_EACH = 256  # of them, of one gateway
 Name = tuple[PeerId, bytes, int]
 
 
@@ -99,6 +100,7 @@ class Orchestrator:
             development=s.development,
             wall_time=s.wall_time,
             spare=self._spare,
+            owed=self._owed,
             look_up=s.look_up,
             reached=s.reached,
         )
@@ -134,12 +136,17 @@ class Orchestrator:
     def _funded(self, gateway: Address) -> bool:
         return self._s.cover.deposit_of(gateway).total > 0
 
-    def _spare(self, sender: Address, job_id: bytes) -> int:
-        """The gateway's credit, less what its other sales here hold."""
-        held = sum(
-            sale.session.held for (_, job, _), sale in self._sales.items() if sale.sender == sender and job != job_id
-        )
+    def _spare(self, sender: Address, name: tuple[bytes, int]) -> int:
+        """The gateway's credit, less what its other sales here hold; also those of the same job."""
+        held = sum(sale.session.held for sale in self._others(sender, name))
         return max(0, self._s.books.credit_of(sender) - held)
+
+    def _owed(self, sender: Address, name: tuple[bytes, int]) -> int:
+        """Units that the gateway's other sales here have in work, or worked and not paid."""
+        return sum(sale.session.award.spec.shape.units for sale in self._others(sender, name) if sale.is_owed)
+
+    def _others(self, sender: Address, name: tuple[bytes, int]) -> Iterator[Sale]:
+        return (sale for sale in self._sales.values() if sale.sender == sender and sale.name != name)
 
     # -- job streams -------------------------------------------------------------------------------------------------
 
@@ -153,21 +160,41 @@ class Orchestrator:
             if not isinstance(said, wire.Award | wire.Tickets | wire.Cancellation | wire.Resume | wire.Closure):
                 raise PeerFault(f"{type(said).__name__} opens no job stream")
             sale = await self._sale_for(raw.peer, said)
-            if sale is None:
-                await stream.send(wire.Closure(said.job_id, said.attempt, wire.UNKNOWN))
-                return
-            await sale.talk.attach(stream, opening=said)
+            if isinstance(sale, Sale):
+                await sale.talk.attach(stream, opening=said)
+            else:
+                await stream.send(sale)
         except (Refused, Unavailable) as exc:
             log.debug("job stream ended", peer=peer_text(raw.peer), reason=str(exc))
         finally:
             await closing(stream)
 
-    async def _sale_for(self, gateway: PeerId, said: wire.FromGateway) -> Sale | None:
+    async def _sale_for(self, gateway: PeerId, said: wire.FromGateway) -> Sale | wire.JobMessage:
+        """The sale that this is about, a new one for a good award; else the answer, and nothing is left of it."""
         name = (gateway, said.job_id, said.attempt)
         sale = self._sales.get(name)
-        if sale is None and isinstance(said, wire.Award) and len(self._sales) < MAX_SALES:
-            sale = await self._begin(name, Selling())
-        return sale
+        if sale is not None:
+            return sale
+        if not isinstance(said, wire.Award):
+            return wire.Closure(said.job_id, said.attempt, wire.UNKNOWN)
+        code, hint = self.desk.check(said, gateway)
+        if not code and not await self._has_room(gateway):
+            code, hint = wire.BUSY, "too many jobs of yours are open or kept here"
+        if code:
+            return wire.JobRefusal(said.job_id, said.attempt, code, hint=hint)
+        return self._sales.get(name) or await self._begin(name, Selling())
+
+    async def _has_room(self, gateway: PeerId) -> bool:
+        """Whether one more sale of this gateway fits; the oldest that is over goes when it must."""
+        own = [name for name in self._sales if name[0] == gateway]
+        for names, most in ((own, MAX_SALES_EACH), (list(self._sales), MAX_SALES)):
+            if len(names) < most:
+                continue
+            over = next((name for name in names if self._sales[name].is_over), None)
+            if over is None:
+                return False
+            await self._sales.pop(over).leave()
+        return True
 
     async def _begin(self, name: Name, session: Selling) -> Sale:
         gateway, job_id, attempt = name
@@ -180,8 +207,11 @@ class Orchestrator:
     async def _run_sale(self, name: Name, sale: Sale, *, task_status: TaskStatus[None]) -> None:
         try:
             await sale.run(task_status=task_status)
+        except PasarError as exc:  # one sale must not end the others
+            log.error("a sale broke off", job=name[1].hex()[:16], error=type(exc).__name__, reason=str(exc))
         finally:
-            self._sales.pop(name, None)
+            if self._sales.get(name) is sale:
+                del self._sales[name]
 
     async def _restore(self, kept: Kept) -> None:
         try:

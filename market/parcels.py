@@ -1,43 +1,57 @@
 """Parcels: the blobs of one job, both ways, over whatever streams the job has.
 
-What we may be asked for is offered, what we wait for is expected by digest and size, and only that is taken in. A
-lost stream loses nothing that was written. Bytes are held in memory, at most ``MAX_HELD`` for a job: larger results
-are refused by name. The pure windows of ``p2p/blobs.py`` decide; knows no session.
+What we may be asked for is offered, from memory or read piece by piece where it lies; what we wait for is expected by
+digest and size, and only that is taken in. A lost stream loses nothing that was written. What comes in is held in
+memory, at most ``MAX_HELD`` and ``MAX_EXPECTED`` blobs for a job: larger results are refused by name. The pure windows
+of ``p2p/blobs.py`` decide; knows no session.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 
 import trio
 
-from market.jobwire import BlobHave, BlobRef
-from p2p.blobs import CHUNK, BlobHead, Chunk, ChunkAck, Incoming, Outgoing
-from p2p.errors import MalformedMessage
+from market.jobwire import MAX_ARTIFACTS, MAX_INPUTS, BlobHave, BlobRef
+from p2p.blobs import CHUNK, BlobHead, Chunk, ChunkAck, Incoming, Outgoing, chunk_size
+from p2p.errors import MalformedMessage, PeerFault
 from p2p.stream import MessageStream
 
 MAX_HELD = 64 * 2**20  # a picture of 1024 x 1024 is 4 MiB at most
+MAX_EXPECTED = MAX_ARTIFACTS + MAX_INPUTS  # as many as a Resume can speak of
+
+Read = Callable[[int, int], Awaitable[bytes]]  # offset and length -> the bytes there
 
 
 class Parcels:
     """Every blob is whole and has its digest before ``get`` gives it."""
 
     def __init__(self) -> None:
-        self._offered: dict[bytes, bytes] = {}
+        self._offered: dict[bytes, tuple[BlobRef, bytes | Read]] = {}
         self._incoming: dict[bytes, Incoming] = {}
         self._parts: dict[bytes, dict[int, bytes]] = {}
         self._whole: dict[bytes, bytes] = {}
         self._sending: dict[bytes, tuple[Outgoing, trio.Event]] = {}
 
-    def offer(self, ref: BlobRef, data: bytes) -> None:
-        """These bytes may be sent from now on."""
-        self._offered[ref.blob] = data
+    def offer(self, ref: BlobRef, data: bytes | Read) -> None:
+        """These bytes may be sent from now on; ``ref`` is theirs."""
+        self._offered[ref.blob] = (ref, data)
+
+    def keep(self, ref: BlobRef, data: bytes) -> None:
+        """Here from before: whole, and its digest was right."""
+        self._whole[ref.blob] = data
 
     def expect(self, ref: BlobRef) -> bool:
-        """Take this blob in when it comes; whether it is here already. Raises Refused TOO_LARGE."""
+        """Take this blob in when it comes; whether it is here already.
+
+        Raises Refused TOO_LARGE, and PeerFault for one more than a job can have.
+        """
         if ref.blob in self._whole:
             return True
         if ref.blob not in self._incoming:
+            if len(self._incoming) == MAX_EXPECTED:
+                raise PeerFault("more files than a job has")
             held = sum(incoming.head.size for incoming in self._incoming.values())
             parts = self._parts[ref.blob] = {}
             head = BlobHead(ref.blob, ref.size, ref.digest)
@@ -77,17 +91,16 @@ class Parcels:
 
         False for a blob that is not on offer, or is under way already.
         """
-        data = self._offered.get(blob)
-        if data is None or blob in self._sending:
+        if blob not in self._offered or blob in self._sending:
             return False
-        head = BlobHead(blob, len(data), sha256(data).digest())
-        outgoing = Outgoing(head, have=have)
+        ref, data = self._offered[blob]
+        outgoing = Outgoing(BlobHead(blob, ref.size, ref.digest), have=have)
         try:
             while not outgoing.done:
                 room = trio.Event()
                 self._sending[blob] = (outgoing, room)
                 while (index := outgoing.next_index()) is not None:
-                    await stream.send(outgoing.chunk(index, data[index * CHUNK : (index + 1) * CHUNK]))
+                    await stream.send(outgoing.chunk(index, await _piece(data, index, ref.size)))
                 if not outgoing.done:
                     await room.wait()
         finally:
@@ -109,3 +122,8 @@ class Parcels:
         self._whole[blob] = whole
         parts.clear()
         return True
+
+
+async def _piece(data: bytes | Read, index: int, size: int) -> bytes:
+    offset, length = index * CHUNK, chunk_size(size, index)
+    return data[offset : offset + length] if isinstance(data, bytes) else await data(offset, length)

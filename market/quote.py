@@ -26,6 +26,9 @@ RFQ_PER_SECOND = 20
 QUOTES_COUNTED = 100
 AWARDS_OWED = 5  # more than so many of the last QUOTES_COUNTED, else no hold
 NEWCOMER_HOLDS = 2
+NEWCOMER_CHANCES = 20  # quotes to a gateway that never awarded one, before it gets no more holds
+MAX_INDICATIVE = 2048  # open quotes without a place; the oldest goes first
+MAX_OPEN_EACH = 64  # of them, for one gateway
 MAX_GATEWAYS = 4096
 LATE_PARTS = 60  # a full late second costs at least this part of the price
 MAX_FINISH_MS = 48 * 3600 * 1000
@@ -142,12 +145,13 @@ class Hold:
 
     gateway: PeerId
     quote: Quote
+    shape: JobShape
     until: int
     place: bool
 
 
 class Quoting:
-    """A seller's open quotes. ``held`` never exceeds the free places of the answer that added to it."""
+    """A seller's open quotes, bounded. ``held`` never exceeds the free places of the answer that added to it."""
 
     def __init__(self, seller: PeerId, network: str, settlement: Settlement, *, grace_ms: int = 300) -> None:
         self.seller, self.network, self.settlement = seller, network, settlement
@@ -169,9 +173,9 @@ class Quoting:
         The same RFQ again gets the same Quote while it is open.
         """
         digest = rfq.digest
-        self.expire(now)
         if not self._rate.allow(gateway, now / 1000):
             return QuoteRefusal(digest, Decline.TOO_MANY)
+        self.expire(now)
         known = self._open.get(digest)
         if known is not None and known.gateway == gateway:
             return known.quote
@@ -181,8 +185,15 @@ class Quoting:
         place = funded and places.free > self.held(now) and self._deserves_hold(gateway)
         quote = self._quote(rfq, digest, gateway, offer, places, place)
         until = now + (quote.hold_ms if place else MAX_HOLD_MS) + self._grace
-        self._open[digest] = Hold(gateway, quote, until, place)
+        self._open[digest] = Hold(gateway, quote, rfq.shape, until, place)
+        if not place:
+            self._bound_indicative(gateway)
         return quote
+
+    def find(self, rfq: bytes, gateway: PeerId, now: int) -> Hold | None:
+        """The open quote of this gateway to that RFQ, and the shape it is for."""
+        hold = self._open.get(rfq)
+        return hold if hold is not None and hold.gateway == gateway and now < hold.until else None
 
     def award(self, rfq: bytes, gateway: PeerId, free: int, now: int) -> Quote | None:
         """The Quote that this award takes, which closes it; None when it is unknown, over, or no place is left.
@@ -231,8 +242,17 @@ class Quoting:
         awards, counted = self.award_share(gateway)
         if counted < QUOTES_COUNTED:
             open_now = sum(hold.place for hold in self._open.values() if hold.gateway == gateway)
-            return open_now < NEWCOMER_HOLDS
+            return open_now < NEWCOMER_HOLDS and (awards > 0 or counted < NEWCOMER_CHANCES)
         return awards > AWARDS_OWED
+
+    def _bound_indicative(self, gateway: PeerId) -> None:
+        """Forget the oldest of this gateway's, then the oldest of all, when there are too many. No place is freed."""
+        indicative = [digest for digest, hold in self._open.items() if not hold.place]
+        own = [digest for digest in indicative if self._open[digest].gateway == gateway]
+        if len(own) > MAX_OPEN_EACH:
+            del self._open[own[0]]
+        elif len(indicative) > MAX_INDICATIVE:
+            del self._open[indicative[0]]
 
     def _quote(self, rfq: RFQ, digest: bytes, gateway: PeerId, offer: Offer, places: Places, place: bool) -> Quote:
         price = offer.price_of(rfq.shape)

@@ -1,12 +1,11 @@
 """QuoteDesk: the seller's end of ``/pasar/control/1``. Answers RFQs, keeps holds, and says what an award took.
 
-The rules are in ``market/quote.py``; this shell brings the questions, signs the answers and remembers which shape each
-open quote is for. Knows no job stream; the orchestrator asks ``take`` when an award arrives there.
+The rules are in ``market/quote.py``; this shell brings the questions and signs the answers. Knows no job stream; the
+orchestrator asks ``check`` and ``take`` when an award arrives there.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 import structlog
@@ -15,24 +14,25 @@ import trio
 from compute.spec import JobShape
 from ledger.money import Settlement
 from market.hello import Greeter
-from market.jobwire import BUSY, OTHER_BODY, Award
+from market.jobwire import BAD_INPUT, BUSY, OTHER_BODY, Award
 from market.offer import Offer
 from market.protocol import CONTROL
 from market.quote import RFQ, Decline, Places, Quote, QuoteRefusal, Quoting, Release
+from p2p.admission import RateLimit
 from p2p.envelope import Signer, open_from, sign
-from p2p.errors import PasarError, PeerFault, Refused
+from p2p.errors import PasarError, PeerFault, Refused, UnknownMessage
 from p2p.peer import Address, PeerId, address_of, peer_text
 from p2p.stream import MessageStream
 from p2p.transport import Network, Stream
 
 log = structlog.get_logger(__name__)
 
-MAX_REMEMBERED = 4096
 IDLE_S = 3600.0
+LAPSES, LAPSE_FORGOTTEN_S = 3, 60.0  # awards that a gateway may leave uncovered, and one more in so many seconds
 
 
 class QuoteDesk:
-    """Every open quote has its shape remembered; an award is taken once."""
+    """An award is taken once, and only by the gateway that its quote was given to."""
 
     def __init__(
         self,
@@ -48,7 +48,8 @@ class QuoteDesk:
         self._network, self._greeter, self._signer, self._settlement = network, greeter, signer, settlement
         self._offer, self._places, self._funded = offer, places, funded
         self._quoting = Quoting(signer.peer, greeter.network, settlement)
-        self._shapes: OrderedDict[bytes, JobShape] = OrderedDict()
+        self._lapses = RateLimit(1 / LAPSE_FORGOTTEN_S, LAPSES)
+        self._lapsed: dict[PeerId, float] = {}
         self.draining = False
 
     def serve(self) -> None:
@@ -59,24 +60,47 @@ class QuoteDesk:
         """Places kept for open quotes."""
         return self._quoting.held(_now_ms())
 
-    def take(self, award: Award, gateway: PeerId) -> tuple[str, str]:
-        """Whether this award takes an open quote of ours: ("", "") or a code with a hint. A quote is taken once.
+    def check(self, award: Award, gateway: PeerId) -> tuple[str, str]:
+        """What ``take`` would answer now, as far as it can be said without a place. Changes nothing.
 
         Raises PeerFault for a quote that is not ours.
         """
         if self.draining:
             return BUSY, "this orchestrator is about to stop"
-        quote = open_from(award.quote, Quote, self._signer.peer)
-        shape = self._shapes.get(quote.rfq)
-        if shape is None or quote.gateway != gateway:
+        try:
+            quote = open_from(award.quote, Quote, self._signer.peer)
+        except UnknownMessage:
+            return BUSY, "a quote of a version that is not spoken here"
+        hold = self._quoting.find(quote.rfq, gateway, _now_ms())
+        if hold is None or hold.quote != quote:
             return BUSY, "no open quote of ours"
-        agreed = (quote.price, quote.finish_by_ms, quote.late_rate, quote.settlement, shape)
+        if award.slices or award.inputs:
+            return BAD_INPUT, "nothing on offer here takes inputs or is paid in slices"
+        agreed = (quote.price, quote.finish_by_ms, quote.late_rate, quote.settlement, hold.shape)
         asked = (award.price, award.finish_by_ms, award.late_rate, award.settlement, award.spec.shape)
         if agreed != asked:
             return OTHER_BODY, "the award differs from the quote it names"
-        if self._quoting.award(quote.rfq, gateway, self._places(shape).free, _now_ms()) is None:
+        return "", ""
+
+    def take(self, award: Award, gateway: PeerId) -> tuple[str, str]:
+        """Whether this award takes an open quote of ours: ("", "") or a code with a hint. A quote is taken once.
+
+        Raises PeerFault for a quote that is not ours.
+        """
+        refused = self.check(award, gateway)
+        if refused[0]:
+            return refused
+        rfq = open_from(award.quote, Quote, self._signer.peer).rfq
+        if self._quoting.award(rfq, gateway, self._places(award.spec.shape).free, _now_ms()) is None:
             return BUSY, "the quote is over and no place is left"
         return "", ""
+
+    def lapsed(self, gateway: PeerId) -> None:
+        """An award of this gateway took a place and was not covered: after a few, it gets no quotes for a while."""
+        now = trio.current_time()
+        if not self._lapses.allow(gateway, now):
+            self._lapsed = {peer: until for peer, until in self._lapsed.items() if until > now}
+            self._lapsed[gateway] = now + LAPSE_FORGOTTEN_S
 
     async def _accept(self, raw: Stream) -> None:
         stream = MessageStream(raw)
@@ -101,20 +125,17 @@ class QuoteDesk:
     def _quote(self, rfq: RFQ, gateway: PeerId) -> Quote | QuoteRefusal:
         if self.draining:
             return QuoteRefusal(rfq.digest, Decline.DRAINING)
+        if self._lapsed.get(gateway, 0.0) > trio.current_time():
+            return QuoteRefusal(rfq.digest, Decline.UNFUNDED)
         offer = self._offer(rfq.shape.pipeline)
         if offer is None or offer.unfit(rfq.shape) is not None:
             return QuoteRefusal(rfq.digest, Decline.NOT_OFFERED)
         try:
             funded = self._funded(address_of(gateway))
-            answer = self._quoting.answer(rfq, gateway, offer, self._places(rfq.shape), _now_ms(), funded=funded)
+            return self._quoting.answer(rfq, gateway, offer, self._places(rfq.shape), _now_ms(), funded=funded)
         except PasarError as exc:
             log.info("cannot quote", gateway=peer_text(gateway), reason=str(exc))
             return QuoteRefusal(rfq.digest, Decline.BUSY)
-        if isinstance(answer, Quote):
-            self._shapes[answer.rfq] = rfq.shape
-            if len(self._shapes) > MAX_REMEMBERED:
-                self._shapes.popitem(last=False)
-        return answer
 
 
 def _now_ms() -> int:

@@ -7,8 +7,9 @@ signs the Receipt. One Sale lives from the award until nothing of it need be kep
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,6 +17,7 @@ import trio
 
 from compute.spec import Verification
 from compute.work import Machine, Step
+from ledger.journal import Begun
 from ledger.money import Settlement
 from ledger.receiving import ReceivingBooks
 from ledger.ticket import Payment
@@ -27,7 +29,7 @@ from market.quote import Quote
 from market.quotedesk import QuoteDesk
 from market.receipt import PROTOCOL, Receipt, Times, digests_of
 from market.reputation import NEWCOMER_JOBS
-from market.sealing import context, ref_of, seal, sealed_artifact
+from market.sealing import context, seal, sealed_artifact
 from market.session import Selling, SellingState, commands, events
 from market.sessionstore import SessionStore
 from p2p.codec import decode_as, encode
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 TRACE_KEPT_MS = 600_000
+UNPAID_YET = (SellingState.SEALING, SellingState.SEALED, SellingState.RECEIPTING)
 IN_WORK = (SellingState.COVERING, SellingState.WORKING, SellingState.PAUSED)
 
 
@@ -59,7 +62,8 @@ class Shop:
     small_job: int
     development: bool
     wall_time: Callable[[], float]
-    spare: Callable[[Address, bytes], int]  # a gateway's credit that no other sale than the named one holds
+    spare: Callable[[Address, tuple[bytes, int]], int]  # a gateway's credit that no other sale than the named one holds
+    owed: Callable[[Address, tuple[bytes, int]], int]  # units that its other sales have in work, or not paid
     look_up: Callable[[Address], Awaitable[object]]  # learn a gateway's cover before tickets of it are asked for
     reached: Callable[[str], None] = lambda point: None  # told at points that a restart must survive
 
@@ -71,7 +75,8 @@ class Sale:
         self._shop, self.gateway, self.session, self.name = shop, gateway, session, name
         self.sender = address_of(gateway)
         self.parcels = Parcels()
-        self.talk = Conversation(session, shop.signer.peer, self.parcels, self._perform, buying=False)
+        us, reached = shop.signer.peer, shop.reached
+        self.talk = Conversation(session, us, self.parcels, self._perform, self._keep, buying=False, reached=reached)
         self.log = log.bind(job=name[0].hex()[:16], attempt=name[1], gateway=peer_text(gateway)[-8:])
         self._taken = False
         self._finished: Finished | None = None
@@ -90,6 +95,21 @@ class Sale:
         """Whether stopping now would lose work."""
         return self.in_work or self.session.state is SellingState.SEALING
 
+    @property
+    def is_owed(self) -> bool:
+        """Whether this sale took work that the gateway has not paid: it counts towards its exposure."""
+        return self.in_work or self.session.state in UNPAID_YET
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing but the memory of this sale is left."""
+        return self.session.state is SellingState.CLOSED
+
+    async def leave(self) -> None:
+        """Forget it before its time, and end ``run``."""
+        await self._forget()
+        self.talk.post(events.Ticked())  # what ``run`` waits for
+
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until the attempt is over and forgotten. Leaving stops its work."""
         await self._restore_parcels()
@@ -97,10 +117,11 @@ class Sale:
             await self.talk.run(task_status=task_status)
             self._nursery.cancel_scope.cancel()
 
+    async def _keep(self, record: bytes) -> Begun[None]:
+        return await self._shop.store.put(self.gateway, *self.name, record)
+
     async def _perform(self, command: commands.Command) -> None:
         match command:
-            case commands.Journal(record=record):
-                await self._shop.store.put(self.gateway, *self.name, record)
             case commands.JudgeAward(award=award):
                 self.talk.post(await self._judge(award))
             case commands.CreditPayment(payment_id=payment_id, payment=payment):
@@ -132,13 +153,17 @@ class Sale:
         shop = self._shop
         if award.settlement != shop.settlement:
             return events.AwardJudged(wire.UNFUNDED, hint="we settle elsewhere")
-        code, hint = shop.desk.take(award, self.gateway)
+        try:
+            code, hint = shop.desk.take(award, self.gateway)
+        except PeerFault as exc:
+            code, hint = wire.OTHER_BODY, str(exc)[:200]
         if code:
             return events.AwardJudged(code, hint=hint)
         self._taken = True
         units, standing = award.spec.shape.units, shop.books.standing(self.sender)
-        if units > standing.limit(shop.small_job):
-            need, have = units, standing.limit(shop.small_job)
+        owed = shop.owed(self.sender, self.name)
+        if owed + units > standing.limit(shop.small_job):
+            need, have = owed + units, standing.limit(shop.small_job)
             return events.AwardJudged("EXPOSURE", have, need, "a smaller job first: exposure grows with each delivered")
         try:
             await shop.look_up(self.sender)
@@ -151,7 +176,7 @@ class Sale:
         except Unavailable as exc:
             return events.AwardJudged(wire.BUSY, hint=str(exc)[:200])
         newcomer = standing.delivered < NEWCOMER_JOBS and not standing.faults
-        first = newcomer and units <= shop.small_job
+        first = newcomer and units <= shop.small_job and not owed  # one at a time: the next when that is paid
         self.log.info("award taken", units=units, price=award.price, first=first)
         return events.AwardJudged(params=params, cover=self._cover(), first=first)
 
@@ -190,11 +215,10 @@ class Sale:
         params = encode(verdict.params) if verdict.params is not None else b""
         self.log.info("tickets credited", tickets=len(payment.tickets), credited=verdict.credited)
         self.talk.post(events.PaymentJudged(payment_id, encode(verdict), self._cover(), params))
-        self._shop.reached("tickets-credited")
 
     def _cover(self) -> int:
         """What the gateway has with us for this attempt: credit no other sale holds, and what we debited already."""
-        return self._shop.spare(self.sender, self.name[0]) + self.session.record.debited
+        return self._shop.spare(self.sender, self.name) + self.session.record.debited
 
     # -- the work ----------------------------------------------------------------------------------------------------
 
@@ -257,7 +281,8 @@ class Sale:
         await self._shop.keeping.put(name_of(*self.name), work, ciphers)
         terms = await self._params_if_any()
         commitment = sign(wire.Commitment(*self.name, named, price, late_ms, terms), self._shop.signer)
-        self._offer_ciphers(ciphers)
+        self._offer_ciphers([file.cipher for file in named])
+        self._finished = None  # on disk now, sealed
         secret = sign(wire.SealKey(*self.name, key), self._shop.signer)
         self.talk.post(events.SealMade(commitment, tuple(file.cipher for file in named), secret))
         self.log.info("sealed", files=len(files), price=price, late_ms=late_ms)
@@ -301,13 +326,13 @@ class Sale:
             await self._shop.books.debit(self.sender, *self.name, total)
         except Refused as exc:
             self.log.error("a debit without credit", code=exc.code, have=exc.have, need=exc.need)
-            return
-        self._shop.reached("debited")
 
     async def _close(self, close: commands.Close) -> None:
         self.log.info("sale closed", code=close.code, cost=close.cost, earned=close.paid)
         if close.code == wire.DONE:
             await self._shop.books.record_delivered(self.sender)
+        elif close.code == wire.UNCOVERED:
+            self._shop.desk.lapsed(self.gateway)
         if self.session.record.refusal is not None:
             await self._forget()  # a refused award leaves nothing behind; the same one again is judged again
 
@@ -318,13 +343,12 @@ class Sale:
         self.talk.finish()
 
     async def _restore_parcels(self) -> None:
-        kept = await self._kept() if self.session.record.seal is not None else None
-        if kept is not None:
-            self._offer_ciphers(kept[1])
+        if self.session.record.seal is not None:
+            self._offer_ciphers(self.session.record.ciphers)
 
     async def _kept(self) -> tuple[KeptWork, list[bytes]] | None:
         return await self._shop.keeping.get(name_of(*self.name), KeptWork)
 
-    def _offer_ciphers(self, ciphers: list[bytes]) -> None:
-        for cipher in ciphers:
-            self.parcels.offer(ref_of(cipher), cipher)
+    def _offer_ciphers(self, ciphers: Sequence[wire.BlobRef]) -> None:
+        for index, ref in enumerate(ciphers):
+            self.parcels.offer(ref, partial(self._shop.keeping.read, name_of(*self.name), index))

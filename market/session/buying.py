@@ -18,8 +18,11 @@ from market.jobwire import (
     CANCELLED,
     DEADLINE,
     DONE,
+    FAILED,
+    LOST,
     NO_KEY,
     OVERPRICED,
+    SILENT,
     Acceptance,
     Cancellation,
     Closure,
@@ -259,14 +262,14 @@ class Buying(Buyer):
     def _failed(self, said: Failure, now: int) -> list[Command]:
         """Failed work is not paid."""
         code = self.record.code if self.state is S.CANCELLING else said.code
-        return self._end(code or said.code, say=False, hint=said.hint)
+        return self._end(code or _their(said.code), say=False, hint=said.hint)
 
     def _ended(self, said: Closure | Failure, now: int) -> list[Command]:
         """The seller has closed; with our full payment in its hands and no key in ours that is a fault."""
         if self.record.delivered:
             return self._done() if self._paid_up else self._end(DONE, say=False)
         broken = self._fault(NO_KEY) if self.record.paid and self.paid else []
-        return broken + self._end(said.code, say=False)
+        return broken + self._end(_their(said.code), say=False)
 
     def _closed_answer(self, said: Any, now: int) -> list[Command]:
         """A closed attempt answers that it is closed, and pays nothing."""
@@ -332,6 +335,11 @@ class Buying(Buyer):
             return out + self._unsigned()
         out += [Fault(r.fault, r.proof)] if r.fault else []
         return [*out, Close(r.code or DONE, r.debited, self.paid)]
+
+
+def _their(code: str) -> str:
+    """Why a seller says that an attempt without a result is over; what only we can know is no reason of theirs."""
+    return FAILED if code in (DONE, CANCELLED, DEADLINE, LOST, SILENT) else code
 
 
 _OUT = (*LIVE, S.RECEIVING, S.PAYING, S.OPENING)

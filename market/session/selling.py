@@ -263,7 +263,8 @@ class Selling(Seller):
         stop: list[Command] = [CancelWork()] if r.state is S.WORKING else []
         taken = r.state is S.SEALED and (self._all_sent or r.receipt is not None) and r.fault is None
         fault = self._fault(UNPAID) if taken else []
-        return [*stop, *fault, *self._close(UNPAID if taken else said.code, now)]
+        code = CANCELLED if said.code == DONE else said.code  # nothing was delivered, whatever it says
+        return [*stop, *fault, *self._close(UNPAID if taken else code, now)]
 
     def _thanked(self, said: Closure, now: int) -> list[Command]:
         """The gateway has all it paid for."""
@@ -287,6 +288,8 @@ class Selling(Seller):
         passed = [code for code, at in self._deadlines().items() if now >= at]
         if DONE in passed:
             late: list[Command] = [] if self.state is not S.SEALED else self._close(UNPAID, now)
+            if late and self.record.receipt is not None and self.record.fault is None:
+                late = [*self._fault(UNPAID), *late]  # it has had the key all the time
             self._set(state=S.CLOSED, kept_at=None)
             return [*late, Forget()]
         if UNPAID in passed:
