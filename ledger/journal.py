@@ -28,6 +28,7 @@ MAX_GROUP = 256
 CHECK_WHOLE_BELOW = 64 * 2**20
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Transaction:
@@ -53,6 +54,15 @@ class Writes(Protocol):
     @property
     def secret(self) -> bytes: ...
     async def write(self, fn: Callable[[Transaction], T]) -> T: ...
+    async def begin(self, fn: Callable[[Transaction], T]) -> Begun[T]: ...
+
+
+class Begun(Protocol[T_co]):
+    """A write that was handed in. Writes are done in the order in which they were."""
+
+    async def wait(self) -> T_co:
+        """What it returned, once it is on disk. Raises what it raised."""
+        ...
 
 
 class _Write(Generic[T]):
@@ -64,6 +74,10 @@ class _Write(Generic[T]):
         self.transaction: Transaction | None = None
         self.result: T
         self.error: BaseException | None = None
+
+    async def wait(self) -> T:
+        await self.done.wait()
+        return self.unwrap()
 
     def unwrap(self) -> T:
         if self.error is not None:
@@ -256,13 +270,16 @@ class Journal:
 
     async def write(self, fn: Callable[[Transaction], T]) -> T:
         """What ``fn`` returns, once it is on disk. Raises what ``fn`` raises, then without effect; or Unavailable."""
+        return await (await self.begin(fn)).wait()
+
+    async def begin(self, fn: Callable[[Transaction], T]) -> Begun[T]:
+        """Hand ``fn`` in and go on: what is handed in later, here or with ``write``, is on disk no earlier."""
         write = _Write(fn)
         try:
             await self._send.send(write)
         except (trio.ClosedResourceError, trio.BrokenResourceError) as exc:
             raise Unavailable("the journal is closed") from exc
-        await write.done.wait()
-        return write.unwrap()
+        return write
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Opens (Misconfigured when it cannot), writes until cancelled, then closes in order."""

@@ -122,9 +122,8 @@ class Client:
 
     async def models(self, gateway: PeerId, pipeline: str) -> ModelsOnOffer:
         """What this gateway's book has for a pipeline. Raises Unavailable, Refused, PeerFault."""
-        async with await self._open(gateway) as stream:
+        async with await self._open(gateway, AskModels(pipeline)) as stream:
             await self._greeter.hear(stream)
-            await stream.send(AskModels(pipeline))
             answer = await stream.receive(timeout=ANSWER_S)
         if not isinstance(answer, ModelsOnOffer):
             raise Unavailable("the gateway does not say what is on offer")
@@ -139,7 +138,7 @@ class Client:
         follow = _Follow(self._network.peer, gateway, bid, tell, trio.Event() if cancelled is None else cancelled)
         while True:
             try:
-                async with await self._open(gateway) as stream:
+                async with await self._open(gateway, bid) as stream:
                     await self._greeter.hear(stream)
                     return await follow.run(stream)
             except Unavailable as exc:
@@ -148,10 +147,11 @@ class Client:
                 log.warning("the gateway is gone; trying again", reason=str(exc))
             await trio.sleep(REDIAL_S)
 
-    async def _open(self, gateway: PeerId) -> MessageStream:
+    async def _open(self, gateway: PeerId, first: AskModels | Bid) -> MessageStream:
+        """A stream on which our hello and ``first`` are said; the gateway's hello is still to come."""
         await self._reach(gateway)
         stream = MessageStream(await self._network.open(gateway, BID), JOB_FRAME)
-        await self._greeter.say(stream)
+        await self._greeter.say(stream, first)
         return stream
 
 
@@ -165,7 +165,7 @@ class _Follow:
         self.taken = False
 
     async def run(self, stream: MessageStream) -> Ending:
-        """Until there is an ending. Raises Unavailable when the stream breaks first."""
+        """Until there is an ending, on a stream that the bid was said on. Raises Unavailable when the stream breaks first."""
         endings: list[Ending] = []
         broken: list[PasarError] = []
 
@@ -183,7 +183,6 @@ class _Follow:
             except Unavailable as exc:
                 log.debug("cancel not sent", reason=str(exc))
 
-        await stream.send(self._bid)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(take_back)
             nursery.start_soon(hear)

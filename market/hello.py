@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 
@@ -47,8 +47,10 @@ class Greeter:
     settlement: Callable[[], Settlement | None]
     wall_time: Callable[[], float]
 
-    async def say(self, stream: MessageStream) -> None:
-        await stream.send(Hello(self.network, self.role, self.settlement(), int(self.wall_time() * 1000)))
+    async def say(self, stream: MessageStream, *then: Any) -> None:
+        """Our hello, and in the same write what comes ``then``."""
+        hello = Hello(self.network, self.role, self.settlement(), int(self.wall_time() * 1000))
+        await stream.send(hello, *then)
 
     async def hear(self, stream: MessageStream) -> Hello:
         """Their hello. Raises Refused when the network differs, MalformedMessage when it is none, Unavailable."""

@@ -12,7 +12,7 @@ our own settings Misconfigured. Knows no message.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from contextlib import AbstractAsyncContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,6 +50,7 @@ CLOSE_TIMEOUT = 5.0
 MAX_STREAMS = 64
 LIBRARY_STREAMS = 32  # identify, gossip and the DHT come on top
 MAX_CONNECTIONS = 1000
+MAX_SPOKEN = 4096  # pairs of peer and protocol that a stream was opened for before
 STREAMS_PER_SECOND, STREAMS_BURST = 50.0, 200.0
 
 log = structlog.get_logger(__name__)
@@ -83,6 +84,7 @@ class Host:
         self._outbound: Counter[PeerId] = Counter()
         self._inbound: Counter[PeerId] = Counter()
         self._rate = RateLimit(STREAMS_PER_SECOND, STREAMS_BURST)
+        self._spoken: OrderedDict[tuple[PeerId, str], None] = OrderedDict()
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._connections = Connections(self._swarm, self._peer, self._changed)
         self._restrain()
@@ -158,11 +160,30 @@ class Host:
         self._outbound[peer] += 1
         try:
             with far_end(f"open {protocol}"), trio.fail_after(OPEN_TIMEOUT):
-                stream = await self.library.new_stream(library_id(peer), [TProtocol(protocol)])
+                return await self._open(peer, protocol)
         except BaseException:
             self._release(self._outbound, peer)
             raise
-        return HostStream(stream, lambda: self._release(self._outbound, peer))
+
+    async def _open(self, peer: PeerId, protocol: str) -> HostStream:
+        """The first stream of a protocol waits for the peer's consent; the next ones propose and go on."""
+
+        def gone() -> None:
+            self._release(self._outbound, peer)
+
+        if (peer, protocol) not in self._spoken:
+            stream = await self.library.new_stream(library_id(peer), [TProtocol(protocol)])
+            self._spoken[peer, protocol] = None
+            if len(self._spoken) > MAX_SPOKEN:
+                self._spoken.popitem(last=False)
+            return HostStream(stream, gone)
+        stream = await self._swarm.new_stream(library_id(peer))
+        stream.set_protocol(TProtocol(protocol))
+
+        def unspoken() -> None:
+            self._spoken.pop((peer, protocol), None)
+
+        return HostStream(stream, gone, proposed=protocol, unspoken=unspoken)
 
     def serve(self, protocol: str, acceptor: Acceptor) -> None:
         async def accept(stream: Any) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import trio
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer.multiselect_client import MULTISELECT_PROTOCOL_ID
+from libp2p.utils import encode_delim
 
 from p2p.errors import PasarError, Unavailable
 from p2p.peer import PeerId
@@ -26,6 +28,11 @@ def library_id(peer: PeerId) -> ID:
 
 def peer_id(identifier: ID) -> PeerId:
     return PeerId(identifier.to_bytes())
+
+
+def negotiation(protocol: str) -> bytes:
+    """What each side of a stream sends to agree on ``protocol``."""
+    return encode_delim(MULTISELECT_PROTOCOL_ID.encode()) + encode_delim(protocol.encode())
 
 
 @contextmanager
@@ -51,10 +58,22 @@ def remote_of(stream: Any) -> Remote:
 
 
 class HostStream:
-    """A stream with one peer; ``gone`` is called once, when it is closed or reset from this side."""
+    """A stream with one peer; ``gone`` is called once, when it is closed or reset from this side.
 
-    def __init__(self, stream: Any, gone: Callable[[], None]) -> None:
-        self._stream, self._gone = stream, gone
+    ``proposed``: the stream begins with this protocol's negotiation, sent with the first bytes and without waiting;
+    the peer's consent is looked at before anything else it says, and ``unspoken`` is called when it is none.
+    """
+
+    def __init__(
+        self,
+        stream: Any,
+        gone: Callable[[], None],
+        *,
+        proposed: str = "",
+        unspoken: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._stream, self._gone, self._unspoken = stream, gone, unspoken
+        self._proposal = self._consent = negotiation(proposed) if proposed else b""
         self._peer = peer_id(stream.muxed_conn.peer_id)
         self._remote = remote_of(stream)
         self._closed = self._finished = False
@@ -70,14 +89,17 @@ class HostStream:
     async def send(self, data: bytes) -> None:
         if self._closed or self._finished:
             raise Unavailable("the stream is closed")
+        proposal, self._proposal = self._proposal, b""
         with far_end("send"):
-            await self._stream.write(data)
+            await self._stream.write(proposal + data)
 
     async def receive(self, most: int = 65536) -> bytes:
         if self._closed:
             raise Unavailable("the stream is closed")
         try:
             with far_end("receive"):
+                if self._consent:
+                    await self._hear_consent()
                 data: bytes = await self._stream.read(most)
         except Unavailable as exc:
             if isinstance(exc.__cause__, StreamEOF):
@@ -85,9 +107,22 @@ class HostStream:
             raise
         return data
 
+    async def _hear_consent(self) -> None:
+        """Both sides say the same in a negotiation that succeeds, so the answer is known byte by byte."""
+        if self._proposal:
+            await self.send(b"")
+        while self._consent:
+            said: bytes = await self._stream.read(len(self._consent))
+            if not said or not self._consent.startswith(said):
+                self._unspoken()
+                raise Unavailable("the peer does not speak this protocol any more")
+            self._consent = self._consent[len(said) :]
+
     async def finish(self) -> None:
         if self._closed or self._finished:
             return
+        if self._proposal:
+            await self.send(b"")
         self._finished = True
         with far_end("finish"):
             await self._stream.close_write()

@@ -43,17 +43,21 @@ class MessageStream:
     def remote(self) -> Remote:
         return self._stream.remote
 
-    async def send(self, message: Any) -> None:
-        """Send one message whole. Raises Unavailable when the stream is broken, or was cut by a cancelled send."""
-        payload = encode(message)
-        if len(payload) > self.limit:
-            raise ValueError(f"{type(message).__name__} of {len(payload)} bytes, limit {self.limit}")
+    async def send(self, *messages: Any) -> None:
+        """Send messages whole, in one write. Raises Unavailable when the stream is broken, or was cut before."""
+        frames = b"".join(self._framed(message) for message in messages)
         async with self._writing:
             if self._cut:
                 raise Unavailable("the stream was cut inside a frame")
             self._cut = True  # stays so when the write is cancelled or fails half-way
-            await self._stream.send(frame(payload))
+            await self._stream.send(frames)
             self._cut = False
+
+    def _framed(self, message: Any) -> bytes:
+        payload = encode(message)
+        if len(payload) > self.limit:
+            raise ValueError(f"{type(message).__name__} of {len(payload)} bytes, limit {self.limit}")
+        return frame(payload)
 
     async def receive(self, timeout: float | None = None) -> Any:
         """The next message, or None at a clean end, which proves nothing about completeness.

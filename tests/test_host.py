@@ -228,3 +228,30 @@ def test_open_files_are_raised_as_far_as_they_go():
     first = raise_open_files()
     assert first > 0
     assert raise_open_files() == first
+
+
+async def test_the_second_stream_of_a_protocol_waits_for_no_consent_and_still_hears_of_none():
+    one, two = Host(key(1), LOOPBACK), Host(key(2), LOOPBACK)
+    two.serve(ECHO, echo)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(one.run)
+        await nursery.start(two.run)
+        await one.connect(target(two))
+        for _ in range(3):
+            stream = await one.open(two.peer, ECHO)
+            await stream.send(b"hello")
+            await stream.finish()
+            assert await stream.receive() == b"hello"
+            assert await stream.receive() == b""
+            await stream.aclose()
+        silent = await one.open(two.peer, ECHO)
+        await silent.finish()  # nothing was said, and the far end is told of the stream all the same
+        assert await silent.receive() == b""
+        two.library.multiselect.remove_handler(ECHO)
+        hopeful = await one.open(two.peer, ECHO)  # it was spoken before
+        await hopeful.send(b"hello")
+        with pytest.raises(Unavailable):
+            await hopeful.receive()
+        with pytest.raises(Unavailable):  # and from now on the consent is waited for
+            await one.open(two.peer, ECHO)
+        nursery.cancel_scope.cancel()

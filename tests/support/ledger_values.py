@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import coincurve
 
 from ledger.cover import Cover, MemoryCover
-from ledger.journal import Database, Transaction
+from ledger.journal import Begun, Database, Transaction
 from ledger.money import ETH, Settlement
 from ledger.receiving import ReceivingBooks
 from ledger.recipient import ReceivingTerms
@@ -71,6 +71,9 @@ class SyncJournal:
 
     async def write(self, fn: Callable[[Transaction], T]) -> T:
         return self.database.run(fn)
+
+    async def begin(self, fn: Callable[[Transaction], T]) -> Begun[T]:
+        raise NotImplementedError("nothing here hands in and goes on")
 
     def restart(self, *, clean: bool) -> None:
         if clean:
