@@ -9,25 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ledger.journal import Transaction, Writes
+from ledger.journal import Begun, Transaction, Writes
 from p2p.peer import PeerId
 
 _TABLE = """CREATE TABLE IF NOT EXISTS sessions (
     side TEXT NOT NULL CHECK (side IN ('buying', 'selling')), peer BLOB NOT NULL, job_id BLOB NOT NULL,
-    attempt INTEGER NOT NULL, record BLOB NOT NULL, at_ms INTEGER NOT NULL,
+    attempt INTEGER NOT NULL, record BLOB NOT NULL, at_ms INTEGER NOT NULL, settled INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (side, peer, job_id, attempt)) STRICT, WITHOUT ROWID"""
 MAX_RESTORED = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One session as it was ``age_ms`` ago."""
+    """One session as it was ``age_ms`` ago. ``settled``: it was closed, and what that changes elsewhere was changed."""
 
     peer: PeerId
     job_id: bytes
     attempt: int
     record: bytes
     age_ms: int
+    settled: bool
 
 
 class SessionStore:
@@ -43,19 +44,37 @@ class SessionStore:
         def read(tx: Transaction) -> list[Kept]:
             tx.db.execute(_TABLE)
             rows = tx.db.execute(
-                "SELECT peer, job_id, attempt, record, at_ms FROM sessions WHERE side = ? ORDER BY at_ms LIMIT ?",
+                "SELECT peer, job_id, attempt, record, at_ms, settled FROM sessions"
+                " WHERE side = ? ORDER BY at_ms LIMIT ?",
                 (self._side, MAX_RESTORED),
             ).fetchall()
-            return [Kept(PeerId(p), j, a, r, max(0, now_ms - at)) for p, j, a, r, at in rows]
+            return [Kept(PeerId(p), j, a, r, max(0, now_ms - at), bool(s)) for p, j, a, r, at, s in rows]
 
         return await self._journal.write(read)
 
-    async def put(self, peer: PeerId, job_id: bytes, attempt: int, record: bytes) -> None:
-        """On disk when this returns."""
+    async def put(self, peer: PeerId, job_id: bytes, attempt: int, record: bytes) -> Begun[None]:
+        """On its way to the disk when this returns, before whatever is written later; ``wait`` until it is there."""
         row = (self._side, peer, job_id, attempt, record, int(self._wall_time() * 1000))
-        await self._journal.write(
-            lambda tx: tx.db.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?)", row)
-        )
+
+        def write(tx: Transaction) -> None:
+            tx.db.execute(
+                "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, 0)"
+                " ON CONFLICT DO UPDATE SET record = excluded.record, at_ms = excluded.at_ms",
+                row,
+            )
+
+        return await self._journal.begin(write)
+
+    async def settle(self, peer: PeerId, job_id: bytes, attempt: int) -> None:
+        """It was closed: a restart repeats nothing of that. On its way to the disk when this returns."""
+        row = (self._side, peer, job_id, attempt)
+
+        def write(tx: Transaction) -> None:
+            tx.db.execute(
+                "UPDATE sessions SET settled = 1 WHERE side = ? AND peer = ? AND job_id = ? AND attempt = ?", row
+            )
+
+        await self._journal.begin(write)
 
     async def drop(self, peer: PeerId, job_id: bytes, attempt: int) -> None:
         """The session is over and forgotten."""
