@@ -12,26 +12,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import ledger.commands
 import market.commands
-from compute.modelfolder import bundled
-from compute.workerchild import WorkerConfig
-from compute.workerlink import Worker
-from market.config import Config, load_config
+from market.config import ROLES, Config, load_config
 from market.console import configure_logs, run_app
-from market.instance import Instance
-from market.rolekit import KINDS
-from market.roles import run_role
 from p2p.errors import Misconfigured
-from p2p.limits import bound_recursion
+
+if TYPE_CHECKING:
+    from compute.workerlink import Worker
+    from market.instance import Instance
+
+# What only some commands need is imported where they begin: `--help` and `devchain` load no network.
 
 
 def worker_of(config: Config, instance: Instance) -> Worker:
     """The worker process of an orchestrator."""
+    from compute.modelfolder import bundled
+    from compute.workerchild import WorkerConfig
+    from compute.workerlink import Worker
+
     models = config.models or (bundled(),)
     return Worker(WorkerConfig(instance.path / "worker", models, threads=config.threads))
 
@@ -71,7 +74,7 @@ def root(
         if not quiet:
             raise Misconfigured("name a --role (orchestrator, gateway, bootstrap) or a command; --help lists them")
         return
-    if quiet or role not in KINDS:
+    if quiet or role not in ROLES:
         raise Misconfigured(f"role: {role!r} is none of orchestrator, gateway, bootstrap")
     config = load_config(
         data_dir=data_dir,
@@ -85,12 +88,13 @@ def root(
         price=price,
         log_json=log_json,
     )
+    from market.roles import run_role
+
     run_role(config, role, worker_of)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; the exit code: 0 done, 2 bad usage or configuration, 3 no match, 4 failed, 5 no gateway."""
-    bound_recursion()  # after the imports: one of them has lifted it
     return run_app(app, argv)
 
 

@@ -1,6 +1,7 @@
 """Commands of the market: ``bid``, ``offers``, ``models``, ``verify``, ``demo``. They parse, call, and show.
 
-Results go to stdout, progress and logs to stderr. What they do is in ``market/bidding.py`` and ``market/looking.py``.
+Results go to stdout, progress and logs to stderr. What a command needs is imported where it begins: the network's
+library takes a second to import, and a mistake on the command line should not.
 """
 
 from __future__ import annotations
@@ -16,13 +17,8 @@ import typer
 from compute.spec import TEXT_TO_IMAGE
 from ledger.money import parse_wei
 from market.bid import Prefer
-from market.bidding import Errand, run_bid
-from market.client import Wish
 from market.config import load_config
 from market.console import FAILED, NO_GATEWAY, Exit, show_table
-from market.demo import Plan, run_demo
-from market.looking import HEADINGS, TYPICAL_STEPS, local_models, model_as_dict, models_on, offers_on
-from market.receipt import NotVerified, as_dict, verify_receipt
 from p2p.errors import Misconfigured
 
 app = typer.Typer()
@@ -57,6 +53,9 @@ def bid(
     as_json: Annotated[bool, typer.Option("--json", help="One object on stdout, progress as JSON on stderr.")] = False,
 ) -> None:
     """Have one job done: finds a gateway, follows the auction and the work, checks the result and its Receipt."""
+    from market.bidding import Errand, run_bid
+    from market.client import Wish
+
     config = load_config(data_dir=data_dir, bootstrap=tuple(bootstrap or ()), network=network)
     wish = Wish(
         prompt=_prompt(prompt, prompt_file),
@@ -87,6 +86,8 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False,
 ) -> None:
     """Check a Receipt against its file: both signatures and every digest, alone, without a network."""
+    from market.receipt import NotVerified, as_dict, verify_receipt
+
     checked = verify_receipt(_read(receipt, MAX_RECEIPT_FILE), [_read(file, MAX_FILE)])
     problems = checked.problems if isinstance(checked, NotVerified) else ()
     shown = as_dict(checked.receipt) if checked.receipt is not None else None
@@ -111,6 +112,8 @@ def offers(
     as_json: Annotated[bool, typer.Option("--json", help="One array on stdout.")] = False,
 ) -> None:
     """List what is on offer: models, sizes, prices, who sells."""
+    from market.looking import HEADINGS, TYPICAL_STEPS, offers_on
+
     config = load_config(data_dir=data_dir, bootstrap=tuple(bootstrap or ()), network=network)
     rows = trio.run(offers_on, config, (TEXT_TO_IMAGE,))
     if rows is None:
@@ -132,6 +135,8 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="One array on stdout.")] = False,
 ) -> None:
     """List the models on offer, the most offered first, or those of this machine."""
+    from market.looking import local_models, model_as_dict, models_on
+
     config = load_config(data_dir=data_dir, bootstrap=tuple(bootstrap or ()), network=network)
     found: list[dict[str, object]] | None
     if local:
@@ -156,6 +161,8 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("pasar-demo"),
 ) -> None:
     """A whole market on this machine: chain, bootstrap, two orchestrators, a gateway, three bids, and the money."""
+    from market.demo import Plan, run_demo
+
     code = run_demo(Plan(as_json, keep, folder))
     if code:
         raise Exit(code)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from multiaddr import Multiaddr
 from platformdirs import user_config_path, user_data_path
@@ -27,6 +27,7 @@ from p2p.errors import MalformedMessage, Misconfigured, PasarError
 from p2p.peer import parse_address, parse_peer
 
 Role = Literal["orchestrator", "gateway", "bootstrap"]
+ROLES: tuple[Role, ...] = get_args(Role)
 DEFAULT_PRICE = 100 * GWEI  # per million units: a 64 x 64 picture of 20 guided steps costs about 16 gwei
 NETWORK_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")

@@ -15,29 +15,25 @@ import signal
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from compute.spec import TEXT_TO_IMAGE
 from ledger.money import GWEI, wei_text
-from market.bidwire import BidTaken, JobNews, News
-from market.client import Client, Delivered, Wish, bid_for, choose_model
-from market.config import Config, load_config
 from market.console import DONE, FAILED, leaves
-from market.demo_show import Show, job_words, save_picture, seconds_since_start
-from market.demo_stage import ChildFailed, Stage, free_port_pair
+from market.demo_show import Show, seconds_since_start
+from market.demo_stage import Child, ChildFailed, Stage, free_port_pair
 from market.demo_tally import Tally
-from market.lightclient import find_gateways, greeter_of, join
-from market.overlay import Overlay
-from p2p.errors import Misconfigured, PasarError, Unavailable
-from p2p.identity import load_or_create
-from p2p.peer import PeerId, peer_text
+from p2p.errors import Misconfigured
+from p2p.peer import peer_text
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
+
+    from market.demo_client import Shopper
 
 PROMPTS = ("a big red circle", "sunset over the sea", "a yellow star on a blue background")
 PRICES = (100 * GWEI, 140 * GWEI)  # wei per million units
@@ -56,26 +52,6 @@ class Plan:
     folder: Path
 
 
-@dataclass(slots=True)
-class _Marks:
-    """Seconds since this process began."""
-
-    start: float = 0.0
-    first_image: float | None = None
-    total: float = 0.0
-
-
-@dataclass(slots=True)
-class _Result:
-    """What the client got."""
-
-    jobs: int = 0
-    delivered: int = 0
-    paid: int = 0
-    images: list[str] = field(default_factory=list)
-    files: list[bytes] = field(default_factory=list)
-
-
 def run_demo(plan: Plan) -> int:
     """The whole of it; the exit code. Raises Misconfigured where pictures cannot be written."""
     try:
@@ -84,9 +60,8 @@ def run_demo(plan: Plan) -> int:
         raise Misconfigured(f"cannot write pictures to {plan.folder}: {exc.strerror}") from exc
     home = Path(tempfile.mkdtemp(prefix="pasar-demo-"))
     failed: list[ChildFailed] = []
-    demo = _Demo(plan, home)
     try:
-        code = trio.run(demo.run, failed)
+        code = trio.run(_Demo(plan, home).run, failed)
     finally:
         if not failed:
             shutil.rmtree(home, ignore_errors=True)
@@ -104,8 +79,9 @@ class _Demo:
         self._network = f"demo-{secrets.token_hex(4)}"
         self._port = free_port_pair()
         self._show = Show(sys.stderr if plan.as_json else sys.stdout)
-        self._tally, self._marks, self._result = Tally(), _Marks(), _Result()
+        self._tally = Tally()
         self._stage = Stage(home, self._port, self._heard)
+        self._started = 0.0  # when the market was up, in seconds since this process began
         self._code = FAILED
 
     async def run(self, failed: list[ChildFailed]) -> int:
@@ -125,126 +101,92 @@ class _Demo:
         return self._code
 
     async def _play(self, nursery: trio.Nursery) -> None:
-        overlay, gateway = await self._open(nursery)
-        await self._bids(overlay, gateway)
-        await self._redemption(overlay, gateway)
-        self._marks.total = seconds_since_start()
-        self._code = DONE if self._result.delivered == self._result.jobs and self._tally.redeemed else FAILED
-        self._report()
+        shopper = await self._open(nursery)
+        await self._bids(shopper)
+        await self._redemption(shopper)
+        done = len(shopper.bag.pictures) == shopper.bag.jobs and self._tally.redeemed
+        self._code = DONE if done else FAILED
+        self._report(shopper)
         if self._plan.keep:
             self._say_how_to_go_on()
             await trio.sleep_forever()
 
     # -- the market comes up -----------------------------------------------------------------------------------------
 
-    async def _open(self, nursery: trio.Nursery) -> tuple[Overlay, PeerId]:
-        """Everybody up, the client connected with a gateway that knows both offers."""
-        stage, show = self._stage, self._show
+    async def _open(self, nursery: trio.Nursery) -> Shopper:
+        """Everybody up, and the client connected with a gateway that knows both offers.
+
+        Each is started as soon as it can be, and this process imports its own libraries while they import theirs.
+        """
+        stage = self._stage
         chain = await stage.start(nursery, "chain", "devchain", "--port", str(self._port + 1))
         bootstrap = await self._bootstrap(nursery)
-        info = await stage.ready(chain)
-        show.say("chain", f"development chain {info['chain_id']} with broker {info['broker']} at {info['rpc']}")
-        common = ("--log-json", "--network", self._network, "--rpc", info["rpc"], "--bootstrap", bootstrap)
-        wanted = [
-            ("gateway", "gateway", 0),
-            *((f"orchestrator-{n}", "orchestrator", p) for n, p in enumerate(PRICES, 1)),
-        ]
+        rpc = await stage.listening(self._port + 1)
+        common = ("--log-json", "--network", self._network, "--rpc", rpc, "--bootstrap", bootstrap)
         async with trio.open_nursery() as starting:
-            for who, role, price in reversed(wanted):
-                data = ("--data-dir", str(self._home / who), *(("--price", str(price)) if price else ()))
-                child = await stage.start(nursery, who, "--role", role, *common, *data)
-                starting.start_soon(self._wait_for, child, price)
-            overlay = await self._join(nursery, bootstrap)
-        gateways = await find_gateways(overlay)
-        if not gateways:
-            raise Unavailable("the client found no gateway over the DHT")
-        self._tally.found.update(peer_text(peer) for peer in overlay.found)
-        show.say("client", f"found the gateway …{peer_text(gateways[0])[-8:]} over the DHT")
-        await self._both_offers()
-        self._marks.start = seconds_since_start()
-        return overlay, gateways[0]
-
-    async def _bootstrap(self, nursery: trio.Nursery) -> str:
-        """Start it; its address, known before it is up: its key is made here."""
-        data = self._home / "bootstrap"
-        data.mkdir(mode=0o700)
-        key = await load_or_create(data / "key.json", "", None, development=True)
-        addr = f"/ip4/127.0.0.1/tcp/{self._port}"
-        where = ("--network", self._network, "--listen", addr, "--data-dir", str(data))
-        child = await self._stage.start(nursery, "bootstrap", "--role", "bootstrap", "--log-json", *where)
-        nursery.start_soon(self._wait_for, child, 0)
-        return f"{addr}/p2p/{peer_text(key.peer)}"
-
-    async def _wait_for(self, child: Any, price: int) -> None:
-        ready = await self._stage.ready(child)
-        asks = ""
-        if price:
-            self._tally.seller_ready(child.who, ready)
-            asks = f", asks {wei_text(price)} per million units"
-        self._show.say(child.who, f"ready: …{ready['peer_id'][-8:]}, {ready['address']}{asks}")
-
-    async def _join(self, nursery: trio.Nursery, bootstrap: str) -> Overlay:
-        config: Config = load_config(network=self._network, bootstrap=(bootstrap,), data_dir=self._home / "client")
-        return await join(config, self._home / "client", nursery)
-
-    async def _both_offers(self) -> None:
+            for number, price in enumerate(PRICES, 1):
+                seller = ("--role", "orchestrator", "--price", str(price))
+                child = await stage.start(nursery, f"orchestrator-{number}", *seller, *common)
+                starting.start_soon(self._say_ready, child, price)
+            gateway = await stage.start(nursery, "gateway", "--role", "gateway", *common)
+            starting.start_soon(self._say_ready, gateway)
+            starting.start_soon(self._say_chain, chain)
+            library = await trio.to_thread.run_sync(import_module, "market.demo_client")
+            shopper: Shopper = library.Shopper(
+                self._network, self._home / "client", self._plan.folder, self._show, self._tally
+            )
+            await shopper.open(nursery, bootstrap)
+        await shopper.find()
         with trio.move_on_after(BOOK_S):
             while self._tally.offers < len(PRICES):  # noqa: ASYNC110 - the gateway's log tells, and wakes nobody
                 await trio.sleep(LOOK_S)
+        self._started = seconds_since_start()
+        return shopper
+
+    async def _bootstrap(self, nursery: trio.Nursery) -> str:
+        """Start it; its address, known before it is up: its key is made here."""
+        identity = await trio.to_thread.run_sync(import_module, "p2p.identity")
+        data = self._home / "bootstrap"
+        key = await identity.load_or_create(data / "key.json", "", None, development=True)
+        addr = f"/ip4/127.0.0.1/tcp/{self._port}"
+        where = ("--network", self._network, "--listen", addr, "--data-dir", str(data))
+        child = await self._stage.start(nursery, "bootstrap", "--role", "bootstrap", "--log-json", *where)
+        nursery.start_soon(self._say_ready, child)
+        return f"{addr}/p2p/{peer_text(key.peer)}"
+
+    async def _say_chain(self, child: Child) -> None:
+        info = await self._stage.ready(child)
+        self._show.say("chain", f"ready: development chain {info['chain_id']} with broker {info['broker']}")
+
+    async def _say_ready(self, child: Child, price: int = 0) -> None:
+        ready = await self._stage.ready(child)
+        asks = f", asks {wei_text(price)} per million units" if price else ""
+        if price:
+            self._tally.seller_ready(child.who, ready)
+        self._show.say(child.who, f"ready: peer …{ready['peer_id'][-8:]}, address {ready['address']}{asks}")
 
     # -- jobs and money ----------------------------------------------------------------------------------------------
 
-    async def _bids(self, overlay: Overlay, gateway: PeerId) -> None:
-        """The first bid alone, for the time to the first picture; the others together, for both orchestrators."""
-        await self._bid(overlay, gateway, PROMPTS[0])
+    async def _bids(self, shopper: Shopper) -> None:
+        """The first bid alone, for the time to the first picture; the others overlap, so that both sellers work."""
+        first, *others = PROMPTS
+        await shopper.bid(first)
         async with trio.open_nursery() as nursery:
-            for prompt in PROMPTS[1:]:
-                nursery.start_soon(self._bid, overlay, gateway, prompt)
+            for prompt in others:
+                awarded = trio.Event()
+                nursery.start_soon(shopper.bid, prompt, awarded)
+                await awarded.wait()
 
-    async def _bid(self, overlay: Overlay, gateway: PeerId, prompt: str) -> None:
-        self._result.jobs += 1
-        number, greeter = self._result.jobs, greeter_of(load_config(network=self._network))
-        job, client = f"job {number}", Client(overlay.host, greeter, overlay.reach)
-        self._show.say(job, f'bid: text-to-image, "{prompt}"')
-
-        def tell(news: BidTaken | JobNews) -> None:
-            if isinstance(news, JobNews) and news.event is News.STEP:
-                self._show.step(job, news.step, news.steps)
-            elif words := job_words(news, self._tally.name_of, _seller(news)):
-                self._show.say(job, words)
-
-        try:
-            model = choose_model(await client.models(gateway, TEXT_TO_IMAGE), None)
-            bid = bid_for(Wish(prompt, seed=number), model, TEXT_TO_IMAGE, secrets.token_bytes)
-            ending = await client.bid(gateway, bid, tell)
-        except PasarError as exc:
-            self._show.say(job, f"no picture: {exc}")
-            return
-        if isinstance(ending, Delivered):
-            self._delivered(job, number, prompt, ending)
-        else:
-            self._show.say(job, f"no picture: {getattr(ending, 'hint', '') or type(ending).__name__}")
-
-    def _delivered(self, job: str, number: int, prompt: str, got: Delivered) -> None:
-        path = save_picture(self._plan.folder, number, prompt, got.files[0])
-        if self._marks.first_image is None:
-            self._marks.first_image = seconds_since_start()
-        result = self._result
-        result.delivered, result.paid = result.delivered + 1, result.paid + got.done.paid
-        result.images.append(str(path))
-        result.files.append(got.files[0])
-        self._show.say(job, f"delivered, Receipt checked: {path}")
-
-    async def _redemption(self, overlay: Overlay, gateway: PeerId) -> None:
+    async def _redemption(self, shopper: Shopper) -> None:
         """Until a winning ticket is redeemed. While chance denies every win, further jobs follow."""
         with trio.move_on_after(REDEEM_S):
             await trio.sleep(2 * LOOK_S)  # the last lines of the logs are on their way
             while not self._tally.won:
                 self._show.say("demo", "no ticket has won yet: one job more")
-                await self._bid(overlay, gateway, PROMPTS[0])
+                await shopper.bid(PROMPTS[0])
                 await trio.sleep(2 * LOOK_S)
             if not self._tally.redeemed:
-                self._show.say("demo", "waiting until the params of winning tickets are over, to redeem them")
+                self._show.say("demo", "winning tickets are redeemed when their params are over: some seconds")
             while not self._tally.redeemed:  # noqa: ASYNC110 - an orchestrator's log tells, and wakes nobody
                 await trio.sleep(LOOK_S)
             return
@@ -257,24 +199,21 @@ class _Demo:
         if words:
             self._show.say(who, words)
 
-    def _report(self) -> None:
-        tally, result, marks = self._tally, self._result, self._marks
-        first = None if marks.first_image is None else round(marks.first_image, 3)
+    def _report(self, shopper: Shopper) -> None:
+        bag, tally = shopper.bag, self._tally
         report = {
-            "jobs": result.jobs,
-            "delivered": result.delivered,
-            "images": result.images,
-            "peers_found_by_dht": len(tally.found),
-            "offers": tally.offers,
-            "quotes": tally.quotes,
-            "tickets": tally.tickets,
-            "tickets_won": tally.won,
-            "redeemed_wei": tally.redeemed_wei,
-            "paid_wei": result.paid,
-            "orchestrators": {seller.address: seller.as_dict() for seller in tally.sellers.values()},
-            "seconds": {"start": round(marks.start, 3), "first_image": first, "total": round(marks.total, 3)},
+            "jobs": bag.jobs,
+            "delivered": len(bag.pictures),
+            "images": bag.images,
+            **tally.as_dict(),
+            "paid_wei": bag.paid,
+            "seconds": {
+                "start": round(self._started, 3),
+                "first_image": None if bag.first_at is None else round(bag.first_at, 3),
+                "total": round(seconds_since_start(), 3),
+            },
         }
-        self._show.pictures(result.files)
+        self._show.pictures([data for _, (_, data) in sorted(bag.pictures.items())])
         self._show.summary(report, tally)
         if self._plan.as_json:
             print(json.dumps(report), flush=True)
@@ -282,12 +221,11 @@ class _Demo:
     def _say_how_to_go_on(self) -> None:
         ready = next(child.ready for child in self._stage.children if child.who == "bootstrap")
         command = (
-            f'python node.py bid text-to-image --prompt "a green tree on a hill" --network {self._network} '
+            f'python node.py bid text-to-image --prompt "a green triangle" --network {self._network} '
             f"--bootstrap {ready['addrs'][0]} --data-dir {self._home / 'me'}"
         )
-        self._show.console.print("\nThe market goes on. To bid, from another terminal:\n")
-        self._show.console.print(f"    {command}\n")
-        self._show.console.print("Ctrl-C here ends it, and everything that was started.")
+        self._show.paragraph("The market goes on. To bid, from another terminal:", f"    {command}")
+        self._show.paragraph("Ctrl-C here ends it, and everything that was started.")
 
     async def _end_on_signal(
         self, scope: trio.CancelScope, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -295,10 +233,7 @@ class _Demo:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             task_status.started()
             async for _ in signals:
-                self._code = self._code if self._marks.total else INTERRUPTED
+                if not self._plan.keep or self._code != DONE:
+                    self._code = INTERRUPTED
                 self._show.say("demo", "ending everything that was started")
                 scope.cancel()
-
-
-def _seller(news: BidTaken | JobNews) -> str:
-    return peer_text(news.orchestrator) if isinstance(news, JobNews) and news.orchestrator is not None else ""

@@ -15,12 +15,11 @@ import psutil
 from rich.columns import Columns
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
 from rich.text import Text
 
 from ledger.money import wei_text
 from market.bidwire import BidTaken, JobNews, News
-from market.demo_tally import Tally
+from market.demo_tally import Tally, counted
 
 COLOURS = {"chain": "magenta", "bootstrap": "blue", "gateway": "yellow", "client": "cyan"}
 THUMBNAIL = 32  # columns; a cell holds two pixels, one above the other
@@ -43,7 +42,7 @@ def job_words(news: BidTaken | JobNews, name_of: Callable[[str], str], seller: s
         News.STARTED: f"{who} has started",
         News.STEP: "",
         News.SEALED: f"{who} has sealed the picture under a key of its own",
-        News.PAID: f"tickets worth {wei_text(news.wei)} paid",
+        News.PAID: "",  # the seller says it, with what won
         News.OPENED: "the key fits, and every digest agrees",
         News.RETRIED: f"{who} is gone without a result; a new auction follows",
     }[news.event]
@@ -89,18 +88,12 @@ class Show:
 
     def summary(self, report: dict[str, Any], tally: Tally) -> None:
         """The end of it, in numbers."""
-        self.console.print()
-        for image in report["images"]:
-            self.console.print(f"  picture    {image}")
-        table = Table(box=None, padding=(0, 2), header_style="dim")
-        for heading in ("", "address", "quotes", "jobs", "credit"):
-            table.add_column(heading, no_wrap=True)
-        for who, seller in sorted(tally.sellers.items()):
-            credit = wei_text(seller.credit_wei)
-            table.add_row(who, seller.address, str(seller.quoted), str(seller.jobs), credit)
-        self.console.print(table)
-        for line in summary_lines(report, tally):
-            self.console.print(f"  {line}")
+        self.paragraph(*(f"  {line}" for line in summary_lines(report, tally)))
+
+    def paragraph(self, *lines: str) -> None:
+        """An empty line, and these."""
+        for line in ("", *lines):
+            self._bars.console.print(Text(line))
 
     def end(self) -> None:
         """No bar is left on the terminal."""
@@ -112,11 +105,17 @@ def summary_lines(report: dict[str, Any], tally: Tally) -> list[str]:
     seconds = report["seconds"]
     first = f"{seconds['first_image']:.1f} s" if seconds["first_image"] is not None else "never"
     sure = " (the last one was sent with p = 1: chance had denied every win)" if tally.certain else ""
+    sellers = [
+        f"{who:<15}{counted(one.quoted, 'quote')}, {counted(one.jobs, 'job')}, credited {wei_text(one.credit_wei)}"
+        for who, one in sorted(tally.sellers.items())
+    ]
     return [
+        *(f"picture    {image}" for image in report["images"]),
         f"network    {report['peers_found_by_dht']} peers found by DHT, {report['offers']} offers, "
         f"{report['quotes']} quotes, {report['delivered']} of {report['jobs']} jobs delivered",
         f"money      {report['tickets']} tickets worth {wei_text(report['paid_wei'])}, {report['tickets_won']} won, "
         f"{wei_text(report['redeemed_wei'])} redeemed on the development chain{sure}",
+        *(f"           {line}" for line in sellers),
         f"time       market up after {seconds['start']:.1f} s, first picture after {first}, "
         f"all done after {seconds['total']:.1f} s",
     ]

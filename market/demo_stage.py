@@ -22,13 +22,14 @@ from typing import Any
 import trio
 
 import market
-from p2p.errors import PasarError
+from p2p.errors import PasarError, Unavailable
 
 NODE = Path(market.__file__).parent.parent / "node.py"
 KEPT_SETTINGS = ("PASAR_MODELS", "PASAR_THREADS")  # the others of the caller's are about another market
 READY_S = 120.0
 ASK_S, ASK_AGAIN_S = 3.0, 3.0
 LAST_WORDS_S = 0.5
+LISTEN_LOOK_S = 0.05
 TAIL = 15
 MAX_LINE = 64 * 1024
 
@@ -100,6 +101,16 @@ class Stage:
             await child.up.wait()
             return child.ready
         raise ChildFailed(child.who, f"is not ready after {READY_S:.0f} s", list(child.tail))
+
+    async def listening(self, port: int) -> str:
+        """The URL of a child that answers on ``port``, as soon as it takes connections. Raises Unavailable."""
+        with trio.move_on_after(READY_S):
+            while True:
+                with suppress(OSError):
+                    await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+                    return f"http://127.0.0.1:{port}"
+                await trio.sleep(LISTEN_LOOK_S)
+        raise Unavailable(f"nobody listens on port {port} after {READY_S:.0f} s")
 
     async def clear(self) -> None:
         """End every child; returns when none is left."""

@@ -22,6 +22,8 @@ class Seller:
     quoted: int = 0
     jobs: int = 0
     credit_wei: int = 0
+    won: int = 0  # in the payment that is being credited
+    face_wei: int = 0
 
     def as_dict(self) -> dict[str, int]:
         return {"quoted": self.quoted, "jobs": self.jobs, "credit_wei": self.credit_wei}
@@ -40,6 +42,18 @@ class Tally:
     redeemed_wei: int = 0
     certain: bool = False
     sellers: dict[str, Seller] = field(default_factory=dict)  # by the name on the stage
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a program gets of it."""
+        return {
+            "peers_found_by_dht": len(self.found),
+            "offers": self.offers,
+            "quotes": self.quotes,
+            "tickets": self.tickets,
+            "tickets_won": self.won,
+            "redeemed_wei": self.redeemed_wei,
+            "orchestrators": {seller.address: seller.as_dict() for seller in self.sellers.values()},
+        }
 
     def seller_ready(self, who: str, ready: Mapping[str, Any]) -> None:
         """An orchestrator said READY."""
@@ -61,12 +75,10 @@ class Tally:
         if seller is None:
             return ""
         if event == "tickets credited":
-            self.tickets += _number(line, "tickets")
-            seller.credit_wei += _number(line, "credited")
-            return f"{_count(_number(line, 'tickets'), 'ticket')} credited: {wei_text(_number(line, 'credited'))}"
-        if event == "ticket won":
-            self.won += 1
-            return f"a ticket has won: {wei_text(_number(line, 'face_wei'))}, to be redeemed when its params are over"
+            return self._credited(seller, _number(line, "tickets"), _number(line, "credited"))
+        if event == "ticket won":  # logged before the payment that it came with
+            self.won, seller.won = self.won + 1, seller.won + 1
+            seller.face_wei = _number(line, "face_wei")
         if event == "tickets redeemed":
             return self._redeemed(_number(line, "tickets"), _number(line, "earned_wei"), _number(line, "cost_wei"))
         if event == "tickets sure to win":
@@ -84,7 +96,7 @@ class Tally:
         if offers <= self.offers:
             return ""
         self.offers = offers
-        return f"{_count(offers, 'offer')} in the book, heard by gossip"
+        return f"{counted(offers, 'offer')} in the book, heard by gossip"
 
     def _quoted(self, peer: str) -> str:
         self.quotes += 1
@@ -93,10 +105,17 @@ class Tally:
                 seller.quoted += 1
         return ""  # the client hears of it too, and says it with the price
 
+    def _credited(self, seller: Seller, tickets: int, credited: int) -> str:
+        self.tickets += tickets
+        seller.credit_wei += credited
+        won, seller.won = seller.won, 0
+        wins = f"; {won} won {wei_text(seller.face_wei)}" + (" each" if won > 1 else "") if won else ""
+        return f"{counted(tickets, 'ticket')} credited, worth {wei_text(credited)}{wins}"
+
     def _redeemed(self, tickets: int, earned: int, cost: int) -> str:
         self.redeemed += tickets
         self.redeemed_wei += earned
-        return f"{_count(tickets, 'ticket')} redeemed on chain: {wei_text(earned)} earned, gas {wei_text(cost)}"
+        return f"{counted(tickets, 'ticket')} redeemed on chain: {wei_text(earned)} earned, gas {wei_text(cost)}"
 
 
 def _number(line: Mapping[str, Any], key: str) -> int:
@@ -104,5 +123,6 @@ def _number(line: Mapping[str, Any], key: str) -> int:
     return value if type(value) is int else 0
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """``1 job``, ``3 jobs``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

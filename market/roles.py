@@ -156,8 +156,8 @@ async def run_orchestrator(life: Life) -> None:
     """Sells compute: a worker process, offers, quotes, jobs, redemption."""
     config, instance, nursery = life.config, life.instance, life.nursery
     machine = life.machines(config, instance)
+    await nursery.start(machine.run)  # first: its libraries take seconds to import, and nothing else waits for them
     purse, identity = await open_purse(config, instance, nursery)
-    await nursery.start(machine.run)
     await fund(purse, 0, 0)
     development, settlement = purse.chain.development, purse.chain.settlement
     terms = ReceivingTerms(lives_for_ms=PARAMS_LIVE_DEVELOPMENT_MS if development else PARAMS_LIVE_MS)
