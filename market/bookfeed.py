@@ -18,9 +18,10 @@ from market.book import OrderBook
 from market.hello import Greeter
 from market.offer import Offer
 from market.protocol import BOOK, offers_topic
+from p2p.admission import RateLimit
 from p2p.codec import Name, Range, Size, encode, message
 from p2p.envelope import Signed, open_signed
-from p2p.errors import PasarError, Refused, Unavailable
+from p2p.errors import PasarError, PeerFault, Refused, Unavailable
 from p2p.peer import PeerId, WirePeer, peer_text
 from p2p.stream import MessageStream
 from p2p.transport import Gossip, Network, Stream, Verdict
@@ -33,6 +34,8 @@ log = structlog.get_logger(__name__)
 PAGE = 32  # envelopes of at most 4 KiB each: half a control frame
 MAX_HANDED_OVER = 3_000  # one list, bounded; above it two neighbours will have to reconcile
 PAGE_TIMEOUT_S = 10.0
+TAKE_OVER_S = 30.0  # for a neighbour's whole book, however slowly it pages
+PAGES_PER_SECOND, PAGES_BURST = 10.0, 200.0  # that one neighbour may ask for
 EXPIRE_EVERY_S = 5.0
 
 
@@ -70,6 +73,7 @@ class BookFeed:
         self.pipelines = tuple(pipelines)
         self._wall_time = wall_time
         self._changed = trio.Event()
+        self._asks = RateLimit(PAGES_PER_SECOND, PAGES_BURST)
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Started means: every topic is joined and newcomers are served."""
@@ -111,13 +115,15 @@ class BookFeed:
 
         Raises Unavailable, Refused, PeerFault; what was taken before that stays.
         """
-        taken = 0
-        async with MessageStream(await self._network.open(peer, BOOK)) as stream:
-            await self._greeter.greet(stream)
-            for pipeline in self.pipelines:
-                taken += await self._take_pipeline(stream, pipeline)
-        log.info("book taken over", neighbour=peer_text(peer), offers=taken)
-        return taken
+        with trio.move_on_after(TAKE_OVER_S):
+            taken = 0
+            async with MessageStream(await self._network.open(peer, BOOK)) as stream:
+                await self._greeter.greet(stream)
+                for pipeline in self.pipelines:
+                    taken += await self._take_pipeline(stream, pipeline)
+            log.info("book taken over", neighbour=peer_text(peer), offers=taken)
+            return taken
+        raise Unavailable("the neighbour took too long to hand its book over")
 
     async def _take_pipeline(self, stream: MessageStream, pipeline: str) -> int:
         taken, seen, after = 0, 0, None
@@ -137,7 +143,9 @@ class BookFeed:
             await self._greeter.greet(stream)
             while (ask := await stream.receive(timeout=PAGE_TIMEOUT_S)) is not None:
                 if not isinstance(ask, BookAsk):
-                    raise Refused("PROTOCOL", "only BookAsk belongs here")
+                    raise PeerFault(f"{type(ask).__name__} on a book stream")
+                if not self._asks.allow(raw.peer, trio.current_time()):
+                    raise Refused("TOO_MANY", "a book is asked for page by page, and then left alone")
                 await stream.send(BookPage(self.book.page(ask.pipeline, ask.after, ask.most)))
             await stream.aclose()
         except (Refused, Unavailable) as exc:

@@ -7,7 +7,7 @@ back before digests and signatures agree. A stream that breaks is opened again a
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 import trio
@@ -114,6 +114,11 @@ def choose_model(offered: ModelsOnOffer, name: str | None) -> ModelOnOffer:
     raise Misconfigured(f"nobody offers the model {name!r} now; on offer: {known}" if name else "no model is on offer")
 
 
+def _printable(text: str) -> str:
+    """What a gateway says, without what would move a terminal's cursor."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
 class Client:
     """Bids one after the other or many together; each has a stream of its own."""
 
@@ -132,20 +137,22 @@ class Client:
     async def bid(self, gateway: PeerId, bid: Bid, tell: Tell, cancelled: trio.Event | None = None) -> Ending:
         """Follow ``bid`` to its end. Setting ``cancelled`` takes it back.
 
-        Raises Unavailable when the gateway is gone and stays gone, PeerFault when what it delivers does not check.
+        Raises Unavailable when the gateway is gone and stays gone, or comes to no end, Refused when its result is
+        larger than we hold, PeerFault when what it delivers does not check.
         """
-        give_up = trio.current_time() + bid.deadline_ms / 1000 + AFTER_DEADLINE_S
         follow = _Follow(self._network.peer, gateway, bid, tell, trio.Event() if cancelled is None else cancelled)
-        while True:
-            try:
-                async with await self._open(gateway, bid) as stream:
-                    await self._greeter.hear(stream)
-                    return await follow.run(stream)
-            except Unavailable as exc:
-                if not follow.taken or trio.current_time() > give_up:
-                    raise
-                log.warning("the gateway is gone; trying again", reason=str(exc))
-            await trio.sleep(REDIAL_S)
+        with trio.move_on_after(bid.deadline_ms / 1000 + AFTER_DEADLINE_S):
+            while True:
+                try:
+                    async with await self._open(gateway, bid) as stream:
+                        await self._greeter.hear(stream)
+                        return await follow.run(stream)
+                except Unavailable as exc:
+                    if not follow.taken:
+                        raise
+                    log.warning("the gateway is gone; trying again", reason=str(exc))
+                await trio.sleep(REDIAL_S)
+        raise Unavailable("the gateway came to no end long after the deadline")
 
     async def _open(self, gateway: PeerId, first: AskModels | Bid) -> MessageStream:
         """A stream on which our hello and ``first`` are said; the gateway's hello is still to come."""
@@ -160,7 +167,7 @@ class _Follow:
 
     def __init__(self, us: PeerId, gateway: PeerId, bid: Bid, tell: Tell, cancelled: trio.Event) -> None:
         self._bid, self._tell, self._cancelled = bid, tell, cancelled
-        self._job_id = job_id(gateway, us, bid.nonce)
+        self._gateway, self._job_id = gateway, job_id(gateway, us, bid.nonce)
         self._parcels = Parcels()
         self.taken = False
 
@@ -202,7 +209,9 @@ class _Follow:
             if named != self._job_id:
                 raise MalformedMessage("news of another job")
             match said:
-                case Refusal() | JobFailed() | BidCancelled():
+                case Refusal() | JobFailed():
+                    return replace(said, hint=_printable(said.hint))
+                case BidCancelled():
                     return said
                 case BidTaken():
                     self.taken = True
@@ -234,6 +243,9 @@ class _Follow:
         if isinstance(checked, NotVerified):
             raise PeerFault("; ".join(found.text for found in checked.problems))
         inside = checked.receipt
-        if inside.job_id != self._job_id or inside.orchestrator != done.orchestrator:
+        named = (inside.job_id, inside.gateway, inside.orchestrator)
+        if named != (self._job_id, self._gateway, done.orchestrator):
             raise PeerFault("the Receipt is about another job")
+        if inside.price > done.limit or (self._bid.limit and done.limit != self._bid.limit):
+            raise PeerFault("the result costs more than the limit")
         return Delivered(self._bid, done, files, inside)

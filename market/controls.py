@@ -17,6 +17,7 @@ import trio
 from market.hello import Greeter
 from market.protocol import CONTROL
 from market.quote import RFQ, Quote, QuoteRefusal, Release
+from p2p.codec import decode_as
 from p2p.envelope import Signed, open_from
 from p2p.errors import PasarError, PeerFault, Unavailable
 from p2p.peer import PeerId, peer_text
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 ANSWER_TIMEOUT_S = 5.0
 MAX_LINES = 512
+MAX_STRAYS = 64  # answers in a row that nobody waits for: late ones are lawful, a stream of them is not
 
 Reach = Callable[[PeerId], Awaitable[None]]
 
@@ -57,6 +59,7 @@ class _Waiting:
 class _Line:
     stream: MessageStream
     waiting: dict[bytes, _Waiting] = field(default_factory=dict)
+    strays: int = 0
 
 
 class ControlLines:
@@ -145,18 +148,21 @@ class ControlLines:
                 await line.stream.reset()
 
     def _hand_over(self, seller: PeerId, line: _Line, said: object) -> None:
-        answer: Answer
         if isinstance(said, QuoteRefusal):
-            digest, answer = said.rfq, said
+            digest = said.rfq
         elif isinstance(said, Signed):
-            quote = open_from(said, Quote, seller)
-            digest, answer = quote.rfq, Quoted(quote, said)
+            digest = decode_as(Quote, said.payload).rfq  # its signature is worth checking when somebody waits for it
         else:
             raise PeerFault(f"{type(said).__name__} on a control line")
         waiting = line.waiting.get(digest)
-        if waiting is not None and waiting.answer is None:
-            waiting.answer = answer
-            waiting.done.set()
+        if waiting is None or waiting.answer is not None:
+            line.strays += 1
+            if line.strays > MAX_STRAYS:
+                raise PeerFault("answers that nobody waits for")
+            return
+        line.strays = 0
+        waiting.answer = Quoted(open_from(said, Quote, seller), said) if isinstance(said, Signed) else said
+        waiting.done.set()
 
     def _drop(self, seller: PeerId, line: _Line) -> None:
         if self._lines.get(seller) is line:

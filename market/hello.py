@@ -8,7 +8,7 @@ does not fit is closed with a typed refusal.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import structlog
@@ -16,12 +16,13 @@ import structlog
 from ledger.money import Settlement
 from p2p.codec import U64, Size, message
 from p2p.errors import MalformedMessage, Refused, Unavailable
-from p2p.peer import peer_text
+from p2p.peer import PeerId, peer_text
 from p2p.stream import MessageStream
 
 log = structlog.get_logger(__name__)
 
 CLOCK_WARNING_MS = 30_000
+MAX_WARNED = 1024  # peers whose clocks we have complained about
 HELLO_TIMEOUT_S = 10.0
 
 NetworkName = Annotated[str, Size(1, 32)]
@@ -46,6 +47,7 @@ class Greeter:
     role: str
     settlement: Callable[[], Settlement | None]
     wall_time: Callable[[], float]
+    warned: set[PeerId] = field(default_factory=set)
 
     async def say(self, stream: MessageStream, *then: Any) -> None:
         """Our hello, and in the same write what comes ``then``."""
@@ -62,7 +64,8 @@ class Greeter:
         if hello.network != self.network:
             raise Refused("OTHER_NETWORK", f"the peer is on {hello.network!r}, we are on {self.network!r}")
         drift = hello.wall_ms - int(self.wall_time() * 1000)
-        if abs(drift) > CLOCK_WARNING_MS:
+        if abs(drift) > CLOCK_WARNING_MS and stream.peer not in self.warned and len(self.warned) < MAX_WARNED:
+            self.warned.add(stream.peer)
             log.warning("a peer's clock differs", peer=peer_text(stream.peer), seconds=drift // 1000)
         return hello
 

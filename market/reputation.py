@@ -1,6 +1,7 @@
 """Reputation: what one gateway measured of each seller itself. Never taken from claims, and it decays.
 
-Shares are in parts per million and start from a prior of 0.8 on five jobs. Faults ban, twice as long each time.
+Shares are in parts per million and start from a prior of 0.8 on five jobs. Faults ban, twice as long each time; so
+do failures in a row: a price near nothing would else win every auction, whatever becomes of the jobs.
 Pure: ``now`` is milliseconds of a steady clock; knows no offer and no price.
 """
 
@@ -21,6 +22,7 @@ REFUSED_MS = 2000
 HALF_LIFE_MS = 7 * 24 * 3600 * 1000
 BAN_MS = 10 * 60 * 1000
 MAX_BAN_MS = 24 * 3600 * 1000
+FAILURES_BAN = 3  # awards in a row that came to nothing, and nobody is asked again for as long as after a fault
 MAX_SELLERS = 20_000
 MAX_MODELS_MEASURED = 64
 _SCALE = 1024  # decayed counts are kept in parts of a job
@@ -38,6 +40,7 @@ class Record:
     halved_at: int = 0
     banned_until: int = 0
     refused_until: int = 0
+    failed_in_row: int = 0
     speeds: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
 
     @property
@@ -75,6 +78,7 @@ class Reputation:
         record.jobs += _SCALE
         record.delivered += _SCALE
         record.measured += 1
+        record.failed_in_row = 0
         record.late_ms += (max(0, late_ms) - record.late_ms) // 4
         if units and run_ms > 0:
             fresh = min(MAX_SPEED, units * 1000 // run_ms)
@@ -84,10 +88,13 @@ class Reputation:
                 record.speeds.popitem(last=False)
 
     def failed(self, seller: PeerId, now: int) -> None:
-        """An award that came to nothing: not delivered, or past its time."""
+        """An award that came to nothing: not delivered, or past its time. Three in a row ban for ten minutes."""
         record = self._touch(seller, now)
         record.jobs += _SCALE
         record.measured += 1
+        record.failed_in_row += 1
+        if record.failed_in_row % FAILURES_BAN == 0:
+            record.banned_until = max(record.banned_until, now + BAN_MS)
 
     def fault(self, seller: PeerId, now: int, *, proof: bool = False) -> None:
         """A rule broken, which bans: ten minutes, doubled with each fault, a day at most, and at once with proof."""
