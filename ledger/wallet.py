@@ -69,6 +69,19 @@ class Wallet:
         await self._chain.refresh([self.address])
         return mined
 
+    async def deposit(self, deposit: int, reserve: int = 0) -> Mined:
+        """Like ``fund``, and on a development chain the faucet gives what is missing.
+
+        Elsewhere raises Misconfigured with the exact shortfall.
+        """
+        need = deposit + reserve + FAUCET_GAS_MONEY
+        if self._chain.development:
+            await self._from_faucet(need)
+        elif (have := await self._chain.balance_of(self.address)) < deposit + reserve:
+            short = wei_text(deposit + reserve - have)
+            raise Misconfigured(f"{address_text(self.address)} lacks {short}, and gas: send it that much first")
+        return await self.fund(deposit, reserve)
+
     async def unlock(self) -> Mined:
         return await self._refreshed(await self._send("unlock"))
 
@@ -110,17 +123,18 @@ class Wallet:
         short = max(0, deposit - cover.deposit), max(0, reserve - cover.reserve)
         need = sum(short) + gas_money
         if not self._chain.development:
-            self._must_have(sum(short), need, await self._chain.balance_of(self.address))
+            self._must_have(short, need, await self._chain.balance_of(self.address))
             return
         await self._from_faucet(need + (FAUCET_GAS_MONEY if need else 0))
         if any(short):
             await self.fund(*short)
 
-    def _must_have(self, missing: int, need: int, have: int) -> None:
+    def _must_have(self, short: tuple[int, int], need: int, have: int) -> None:
         who = address_text(self.address)
-        if missing:
+        if any(short):
+            command = f"pasar wallet deposit {short[0]}wei" + (f" --reserve {short[1]}wei" if short[1] else "")
             raise Misconfigured(
-                f"{who} lacks {wei_text(missing)} in the broker: run `pasar wallet fund {missing}wei`"
+                f"{who} lacks {wei_text(sum(short))} in the broker: run `{command}`"
                 + (f" after sending it {wei_text(need - have)}" if have < need else "")
             )
         if have < need:

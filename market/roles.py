@@ -34,6 +34,7 @@ from market.offering import Terms
 from market.orchestrator import Orchestrator, Supplies
 from market.prefilter import SMALL_JOB, SMALL_JOB_DEVELOPMENT
 from market.rolekit import build_base, fund, open_purse, say_ready
+from market.walletdoor import wallet_door
 from p2p.identity import load_or_create
 from p2p.limits import raise_open_files
 
@@ -121,6 +122,7 @@ async def run_gateway(life: Life) -> None:
     """Buys for clients, pays with tickets."""
     config, instance, nursery = life.config, life.instance, life.nursery
     purse, identity = await open_purse(config, instance, nursery)
+    await nursery.start(wallet_door(instance, purse).run)
     await fund(purse, GATEWAY_DEPOSIT, GATEWAY_RESERVE)
     base = await build_base(config, "gateway", instance, identity, purse, nursery)
     books = SendingBooks(purse.journal, identity, purse.chain.settlement, purse.chain)
@@ -158,6 +160,7 @@ async def run_orchestrator(life: Life) -> None:
     machine = life.machines(config, instance)
     await nursery.start(machine.run)  # first: its libraries take seconds to import, and nothing else waits for them
     purse, identity = await open_purse(config, instance, nursery)
+    await nursery.start(wallet_door(instance, purse).run)
     await fund(purse, 0, 0)
     development, settlement = purse.chain.development, purse.chain.settlement
     terms = ReceivingTerms(lives_for_ms=PARAMS_LIVE_DEVELOPMENT_MS if development else PARAMS_LIVE_MS)
