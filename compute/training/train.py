@@ -26,11 +26,16 @@ from compute.training.world import Pixels, render
 SQUARE = (64, 64)
 # Other sizes with as many pictures as cost about the same as a batch of small squares.
 _OTHER_SIZES: Final = (
-    (128, 128, 8), (128, 128, 8), (96, 64, 20), (64, 96, 20), (128, 64, 14), (64, 128, 14), (128, 96, 10),
-    (192, 128, 4), (192, 192, 3), (256, 256, 2), (256, 256, 2), (256, 256, 2),
+    (128, 128, 8), (128, 128, 8), (128, 128, 8), (96, 64, 20), (64, 128, 14), (128, 96, 10), (192, 128, 4),
+    (192, 192, 3), (256, 256, 2), (256, 256, 2), (256, 256, 2), (256, 256, 2),
 )  # fmt: skip
 _EMPTY_CAPTIONS: Final = 0.1  # the share that teaches the unguided prediction
 _FLAT_UNTIL: Final = 0.6  # share of the budget at full learning rate
+_TIMES: Final = 1000
+_EARLY_UNTIL, _EARLY_SHARE = 450, 0.25  # the share of training that the less noisy levels get
+_EARLY_SHARE_LARGE: Final = (
+    0.1  # many cells show through more noise, so a large picture is laid out at later levels still
+)
 _SAVE_EVERY_S: Final = 180.0
 _PRINT_EVERY: Final = 50
 
@@ -62,9 +67,9 @@ class Source:
         self._code, self._tokenizer, self._batch, self._seed = code, tokenizer, batch, seed
 
     def parts(self, step: int) -> list[Part]:
-        """Small squares; at every fourth step two thirds of them, and some pictures of another size."""
+        """Small squares; at every third step two thirds of them, and some pictures of another size."""
         rng = Random(f"{self._seed}:{step}")
-        if step % 4 != 3:
+        if step % 3 != 2:
             return [self._part(rng, *SQUARE, self._batch)]
         return [self._part(rng, *SQUARE, self._batch * 2 // 3), self._part(rng, *rng.choice(_OTHER_SIZES))]
 
@@ -98,6 +103,17 @@ def learning_rate(done: float, step: int, peak: float) -> float:
 def average_decay(step: int) -> float:
     """The averages look back over about a tenth of the run so far, at most 2000 steps."""
     return min(0.9995, (1 + step) / (10 + step), 1.0 - 8.0 / (step + 16))
+
+
+def times_for(chance: torch.Tensor, early_share: float = _EARLY_SHARE) -> torch.Tensor:
+    """A noise level for each picture, from chance in [0, 1): one from each of equal spans.
+
+    Late levels get more than their share: there the picture must come from the text, and there is most to learn.
+    """
+    spread = (torch.arange(len(chance)) + chance) / len(chance)
+    early = spread / early_share * _EARLY_UNTIL
+    late = _EARLY_UNTIL + (spread - early_share) / (1 - early_share) * (_TIMES - _EARLY_UNTIL)
+    return torch.where(spread < early_share, early, late).long().clamp(0, _TIMES - 1)
 
 
 class Trainer:
@@ -182,7 +198,7 @@ class Trainer:
         first = 0.0
         for index, part in enumerate(parts):
             loss = self._loss(part, generator)
-            (loss * ((0.75, 0.25)[index] if len(parts) > 1 else 1.0)).backward()
+            (loss * ((0.7, 0.3)[index] if len(parts) > 1 else 1.0)).backward()
             first = loss.item() if index == 0 else first
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimiser.step()
@@ -195,8 +211,8 @@ class Trainer:
     def _loss(self, part: Part, generator: torch.Generator) -> torch.Tensor:
         count = len(part.codes)
         noise = torch.randn(part.codes.shape, generator=generator)
-        # One time from each of `count` equal spans: less variance than free draws.
-        times = ((torch.arange(count) + torch.rand(count, generator=generator)) * (1000 / count)).long().clamp(max=999)
+        large = part.codes[0, 0].numel() >= 4 * (SQUARE[0] // autoencoder.PATCH) ** 2
+        times = times_for(torch.rand(count, generator=generator), _EARLY_SHARE_LARGE if large else _EARLY_SHARE)
         level = self._noise[times][:, None, None, None]
         noisy = level.sqrt() * part.codes + (1 - level).sqrt() * noise
         velocity = level.sqrt() * noise - (1 - level).sqrt() * part.codes
