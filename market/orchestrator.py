@@ -33,7 +33,7 @@ from market.sale import Sale, Shop
 from market.session import Selling, events
 from market.sessionstore import Kept, SessionStore
 from p2p.envelope import Signer
-from p2p.errors import MalformedMessage, PasarError, PeerFault, Refused, Unavailable, UnknownMessage
+from p2p.errors import MalformedMessage, PeerFault, Refused, Unavailable, UnknownMessage
 from p2p.peer import Address, PeerId, peer_text
 from p2p.stream import JOB_FRAME, MessageStream
 from p2p.transport import Gossip, Network, Stream
@@ -207,8 +207,6 @@ class Orchestrator:
     async def _run_sale(self, name: Name, sale: Sale, *, task_status: TaskStatus[None]) -> None:
         try:
             await sale.run(task_status=task_status)
-        except PasarError as exc:  # one sale must not end the others
-            log.error("a sale broke off", job=name[1].hex()[:16], error=type(exc).__name__, reason=str(exc))
         finally:
             if self._sales.get(name) is sale:
                 del self._sales[name]

@@ -47,7 +47,16 @@ TAKEN = (
     *(BuyingState.ACCEPTED, BuyingState.RUNNING, BuyingState.RECEIVING),
     *(BuyingState.PAYING, BuyingState.OPENING),
 )
-ASK_AFRESH = {"PARAMS_EXPIRED", "PARAMS_DROPPED", "PARAMS_NOT_MINE", "NONCE_EXHAUSTED", "BATCH_TOO_LARGE"}
+ASK_AFRESH = {
+    *("PARAMS_EXPIRED", "PARAMS_DROPPED", "PARAMS_NOT_MINE"),
+    *("NONCE_EXHAUSTED", "BATCH_TOO_LARGE", "TICKET_TOO_LARGE"),
+}
+TICKETS_PER_PRICE = 4  # at least: what one ticket is worth beyond what is due is lent to its seller
+# Ends after an acceptance that are not the seller's doing: our client's, our own money's, or a lawful no.
+EXCUSED = {
+    *(wire.CANCELLED, wire.UNCOVERED, wire.POLICY, wire.BAD_INPUT),
+    *("EXPOSURE", "SENDER_UNFUNDED", "SENDER_UNLOCKING"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +130,13 @@ class Purchase:
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._keep_connected)
             task_status.started()
-            await self.talk.run()
+            try:
+                await self.talk.run()
+            except PasarError as exc:  # one attempt must not end the gateway
+                self.log.error("a purchase broke off", error=type(exc).__name__, reason=str(exc))
+                self.ended = self.ended or Ended(wire.FAILED)
+                self.decided.set()
+                self.over.set()
             self._nursery.cancel_scope.cancel()
 
     # -- the stream --------------------------------------------------------------------------------------------------
@@ -132,10 +147,10 @@ class Purchase:
             try:
                 await self._connect()
                 pause = REDIAL_S
-            except PeerFault as fault:
+            except (PeerFault, Refused) as fault:
                 faulty += 1
                 self.log.warning("the seller broke the rules", code=fault.code, reason=str(fault))
-            except (Unavailable, Refused) as exc:
+            except PasarError as exc:
                 self.log.debug("job stream lost", reason=str(exc))
             if faulty >= MAX_FAULTY_STREAMS:
                 await trio.sleep_forever()  # the machine's own deadline ends the attempt
@@ -196,6 +211,8 @@ class Purchase:
             return
         try:
             params = decode_as(TicketParams, pay.params)
+            if params.value > max(1, self.award.price // TICKETS_PER_PRICE):
+                raise Refused("TICKET_TOO_LARGE", have=self.award.price, need=params.value)
             payment = await self._b.books.pay(
                 pay.payment_id,
                 self.recipient,
@@ -208,8 +225,9 @@ class Purchase:
             self.log.info("not paid under these params", code=exc.code, have=exc.have, need=exc.need)
             self.talk.post(events.PaymentDeclined(pay.payment_id, "" if exc.code in ASK_AFRESH else exc.code[:32]))
             return
-        except PeerFault as fault:
-            self.talk.post(events.PaymentDeclined(pay.payment_id, fault.code))
+        except PasarError as exc:
+            self.log.warning("no ticket params", reason=str(exc))
+            self.talk.post(events.PaymentDeclined(pay.payment_id, "BAD_PARAMS"))
             return
         self._b.terms[self.seller] = (trio.current_time(), params)
         self.talk.post(events.PaymentReady(pay.payment_id, encode(payment)))
@@ -318,10 +336,10 @@ class Purchase:
             # what it was paid stays as credit with it, and never is the customer's
             reputation.fault(self.seller, now)
             await self._b.books.record_fault(self.recipient)
-        elif close.code in (wire.LOST, wire.SILENT, wire.FAILED, wire.NO_KEY):
-            reputation.failed(self.seller, now)
         elif close.refusal is not None:
             reputation.refused(self.seller, now)
+        elif close.code in (wire.LOST, wire.SILENT) or (self.accepted.is_set() and close.code not in EXCUSED):
+            reputation.failed(self.seller, now)
 
     def _known_params(self) -> TicketParams | None:
         """TicketParams of this seller that live long enough to be used now."""

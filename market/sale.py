@@ -34,7 +34,7 @@ from market.session import Selling, SellingState, commands, events
 from market.sessionstore import SessionStore
 from p2p.codec import decode_as, encode
 from p2p.envelope import Signer, sign
-from p2p.errors import MalformedMessage, PeerFault, Refused, Unavailable, UnknownMessage
+from p2p.errors import MalformedMessage, PasarError, PeerFault, Refused, Unavailable, UnknownMessage
 from p2p.peer import Address, PeerId, address_of, peer_text
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ class Sale:
         """Until the attempt is over and forgotten. Leaving stops its work."""
         await self._restore_parcels()
         async with trio.open_nursery() as self._nursery:
-            await self.talk.run(task_status=task_status)
+            try:
+                await self.talk.run(task_status=task_status)
+            except PasarError as exc:  # one sale must not end the others
+                self.log.error("a sale broke off", error=type(exc).__name__, reason=str(exc))
             self._nursery.cancel_scope.cancel()
 
     async def _keep(self, record: bytes) -> Begun[None]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from compute.spec import MAX_STEPS
 from market.jobwire import (
     CANCELLED,
     DEADLINE,
@@ -124,7 +125,7 @@ class Buying(Buyer):
     def _progress(self, said: Progress, now: int) -> list[Command]:
         """Steps are reported once, and in order."""
         self._set(state=S.RUNNING)
-        if said.step <= self.record.progress:
+        if not self.record.progress < said.step <= MAX_STEPS:
             return []
         self._set(progress=said.step)
         return [Report(said.step, said.steps, said.eta_ms)]
