@@ -13,9 +13,6 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from eth_abi.abi import encode
-from eth_abi.exceptions import DecodingError
-
 from ledger.broker import BrokerTerms
 from ledger.ticket import Winner
 from p2p.errors import Unavailable
@@ -60,6 +57,7 @@ class _Broker:
 
 @cache
 def _broker() -> _Broker:
+    from eth_abi.exceptions import DecodingError
     from web3 import Web3
     from web3.exceptions import Web3Exception
     from web3.utils import get_abi_input_types, get_abi_output_types
@@ -86,6 +84,8 @@ def prepare() -> None:
 
 def creation(terms: BrokerTerms) -> bytes:
     """The data of the transaction that deploys a broker; without web3, which a chain's own process has no use for."""
+    from eth_abi.abi import encode
+
     code = bytes.fromhex(_artifact()["bytecode"].removeprefix("0x"))
     arguments = [terms.round_length, terms.validity, terms.unlock_period]
     return code + encode(["uint256"] * 3, arguments)

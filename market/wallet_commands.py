@@ -9,18 +9,20 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import trio
 import typer
 
-from ledger.holdings import Counterpart, Holdings
 from ledger.money import MAX_WEI, parse_wei, wei_text
 from market.config import Config, Role, load_config
 from market.console import show_table
-from market.walletdoor import Deposited, DepositOrder, Told, deposit_more, show_wallet
 from p2p.errors import Misconfigured
 from p2p.peer import address_text
+
+if TYPE_CHECKING:
+    from ledger.holdings import Counterpart, Holdings
+    from market.walletdoor import Deposited, Told
 
 app = typer.Typer()
 wallet = typer.Typer(help="What a node's key holds, and putting money into the broker.", no_args_is_help=True)
@@ -52,6 +54,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Address, chain, balance, deposit, credit with each counterpart, tickets. Asks the running node where one is."""
+    from market.walletdoor import show_wallet
+
     told = trio.run(show_wallet, _config(network, data_dir, rpc, broker), _role(role))
     held: Holdings = told.answer
     if as_json:
@@ -75,6 +79,8 @@ def deposit(
     as_json: JsonOption = False,
 ) -> None:
     """Put money into the broker, from which tickets are paid: the key's own, on a development chain the faucet's."""
+    from market.walletdoor import DepositOrder, deposit_more
+
     order = DepositOrder(parse_wei(amount), parse_wei(reserve))
     if not 0 < order.deposit + order.reserve <= MAX_WEI:
         raise Misconfigured("amount: nothing to deposit; name an amount above 0, or a --reserve")
