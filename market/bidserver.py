@@ -21,6 +21,7 @@ from market.bidwire import (
     JobDone,
     ModelOnOffer,
     ModelsOnOffer,
+    News,
     Thanks,
 )
 from market.bookfeed import BookFeed
@@ -41,8 +42,20 @@ log = structlog.get_logger(__name__)
 FIRST_BID_S = 60.0
 HAND_OVER_S = 120.0
 
+GATHER_S = 0.05
+URGENT = (News.AWARDED, News.RETRIED)
+
 Take = Callable[[Stream, Bid], Awaitable[JobRun | Refusal]]
 Cancel = Callable[[JobRun], Awaitable[None]]
+
+
+async def _gather(run: JobRun, heard: int) -> None:
+    """Wait until there is something to tell; what nobody waits for leaves together with what follows it soon."""
+    while not run.over.is_set() and run.told == heard:
+        await run.changed()
+    with trio.move_on_after(GATHER_S):
+        while not run.over.is_set() and all(news.event not in URGENT for news in run.since(heard)[0]):
+            await run.changed()
 
 
 class BidServer:
@@ -78,7 +91,6 @@ class BidServer:
         if isinstance(run.outcome, Refusal):
             await stream.send(run.outcome)
             return
-        await stream.send(BidTaken(run.job_id, run.job.limit, not bid.limit, bid.deadline_ms))
         parcels = Parcels()
         broken: list[PasarError] = []
 
@@ -114,13 +126,13 @@ class BidServer:
 
     async def _tell(self, stream: MessageStream, run: JobRun, parcels: Parcels) -> None:
         """News as they come, then the outcome, then its files."""
-        heard = 0
+        fresh, heard = run.since(0)
+        await stream.send(BidTaken(run.job_id, run.job.limit, not run.bid.limit, run.bid.deadline_ms), *fresh)
         while not run.over.is_set() or heard < run.told:
+            await _gather(run, heard)
             fresh, heard = run.since(heard)
-            for news in fresh:
-                await stream.send(news)
-            if not run.over.is_set() and heard == run.told:
-                await run.changed()
+            if fresh:
+                await stream.send(*fresh)
         await stream.send(run.outcome)
         if isinstance(run.outcome, JobDone):
             for file in run.files:

@@ -21,18 +21,20 @@ from ledger.journal import Writes
 from ledger.money import MAX_WEI, Settlement, price_for
 from ledger.sending import SendingBooks
 from market.auctioneer import Auctioneer
+from market.basket import Basket
 from market.bid import RESTING_PER_CLIENT, Bid, RestingBids, job_id
 from market.bidserver import BidServer
 from market.bidwire import JobDone
 from market.bookfeed import BookFeed
 from market.controls import ControlLines
 from market.conversation import now_ms
+from market.counter import Counter
 from market.hello import Greeter
-from market.jobrun import Counter, JobRun
+from market.jobrun import JobRun
 from market.jobstore import JobStore
 from market.keeping import Keeping, name_of
 from market.protocol import BID
-from market.purchase import Basket, Purchase
+from market.purchase import Purchase
 from market.refusal import Code, Refusal, simple
 from market.reputation import NEWCOMER_JOBS, Reputation
 from market.scoring import Chance
@@ -93,6 +95,7 @@ class Gateway:
             books=m.books,
             reputation=self.reputation,
             store=self._sessions,
+            keeping=m.results,
             reach=m.reach,
             rtts=lambda seller: m.lines.rtts.get(seller, 0),
             small_job=m.small_job,
@@ -240,8 +243,13 @@ class Gateway:
         for orphan in [k for k in kept if k.job_id not in self._runs]:
             purchase = self._resumed(orphan, None)
             if purchase is not None:
+                purchase.taken.set()
                 await self._start(purchase)
                 purchase.talk.post(events.Restarted())
+
+        for name in await self._m.customers.open_jobs():
+            if name not in self._runs:
+                await self._m.customers.give_back(name)
 
     async def _go_on(self, run: JobRun, purchases: list[Purchase]) -> None:
         for purchase in purchases:
@@ -260,4 +268,5 @@ class Gateway:
         except (MalformedMessage, UnknownMessage) as exc:
             log.error("a kept session cannot be read", job=kept.job_id.hex()[:16], reason=str(exc))
             return None
-        return Purchase(self._basket, kept.peer, session, run.tell if run is not None else lambda news: None)
+        tell = run.tell if run is not None else lambda news: None
+        return Purchase(self._basket, kept.peer, session, tell, closed_before=kept.settled)

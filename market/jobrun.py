@@ -10,7 +10,6 @@ restart is in the journal before it matters. Knows no stream of the client's.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,22 +17,21 @@ import structlog
 import trio
 
 from compute.spec import Artifact
-from ledger.customers import CustomerBooks
-from ledger.money import Settlement
+from ledger.journal import Begun
 from market import jobwire as wire
 from market.auction import Auction, AwardTo, Buyer
-from market.auctioneer import Auctioneer
-from market.bid import Bid, RestingBids
-from market.bidwire import MAX_TRIED, ArtifactHead, BidCancelled, JobDone, JobFailed, JobNews, News, Spent
-from market.bookfeed import BookFeed
+from market.basket import Bought
+from market.bid import Bid
+from market.bidwire import BidCancelled, JobDone, JobFailed, JobNews, News
 from market.conversation import now_ms
+from market.counter import Counter
 from market.job import Job
-from market.jobstore import JobStore, TakenBid
-from market.keeping import Keeping, name_of
+from market.jobstore import TakenBid
+from market.keeping import name_of
+from market.outcome import Outcome, done, tried
 from market.prefilter import Matched, Terms, match
-from market.purchase import Basket, Bought, Purchase
+from market.purchase import Purchase
 from market.refusal import Code, Refusal, simple
-from market.sealing import ref_of
 from market.session import Buying
 from p2p.envelope import digest_of
 from p2p.errors import Refused
@@ -47,31 +45,6 @@ log = structlog.get_logger(__name__)
 REST_S = 0.3
 MAX_NEWS = 512  # kept for a client that comes back; steps beyond it are dropped, oldest first
 AT_ONCE = 4  # resting bids that try at the same time, the best paid first
-
-Outcome = JobDone | JobFailed | BidCancelled | Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Counter:
-    """What all job runs of one gateway share.
-
-    ``exposures``: what each known seller may owe us, in wei; ``newcomer_room(limit, units)``: what all newcomers
-    together may still owe us while a job of so many units may cost so much.
-    """
-
-    feed: BookFeed
-    auctioneer: Auctioneer
-    basket: Basket
-    customers: CustomerBooks
-    jobs: JobStore
-    results: Keeping
-    resting: RestingBids
-    settlement: Settlement
-    chance: Callable[[int], bytes]
-    exposures: Callable[[], dict[PeerId, int]]
-    newcomer_room: Callable[[int, int], int]
-    rtts: Callable[[], dict[PeerId, int]]
-    start: Callable[[Purchase], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -107,7 +80,8 @@ class JobRun:
         self._clock = _Clock(now_ms() - age_ms)
         self._deadline = self._clock.arrived + bid.deadline_ms
         self._purchases: list[Purchase] = []
-        self._cancelled = trio.Event()
+        self._cancelled, self._on_disk = trio.Event(), trio.Event()
+        self._patient = False
         self.log = log.bind(job=job_id.hex()[:16])
 
     @classmethod
@@ -149,28 +123,49 @@ class JobRun:
             self._finish(matched.refusal())
             task_status.started()
             return
-        try:
-            await self._c.customers.reserve(self.job_id, peer_text(self.client), self.job.limit, free=self._free)
-        except Refused as exc:
-            self._finish(simple(Code.NO_CREDIT, exc.hint, limit_wei=self.job.limit))
-            task_status.started()
-            return
-        await self._keep()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._take, nursery.cancel_scope, task_status)
+            await self._conclude(await self._until_done(matched))
+
+    async def _take(self, whole: trio.CancelScope, task_status: TaskStatus[None]) -> None:
+        """Set the money aside and put the bid on disk. Sellers are asked meanwhile; no award leaves before."""
+        refusal = await self._reserve()
+        if refusal is not None:
+            self._finish(refusal)
+            whole.cancel()
+        else:
+            await (await self._keep()).wait()
+            self._on_disk.set()
         task_status.started()
-        self._finish(await self._until_done(matched))
-        await self._c.jobs.drop(self.job_id)
 
     async def resume(self, purchases: list[Purchase]) -> None:
-        """Go on after a restart: first what was under way, then as ever."""
+        """Go on after a restart: first what was under way, then as ever. The book may still be empty."""
         self._purchases += purchases
+        self._patient = True
+        self._on_disk.set()
         for purchase in purchases:
             await purchase.over.wait()
             await self._take_stock(purchase)
         if self.job.live is not None:  # awarded on disk, and no session was begun for it
             self.job = self.job.end(self.job.live.number, wire.LOST)
-        outcome = await self._delivered() or await self._until_done(self._match())
-        self._finish(outcome)
-        await self._c.jobs.drop(self.job_id)
+        outcome = await self._delivered()
+        last = purchases[-1].ended if purchases else None
+        if outcome is None and last is not None and last.code == wire.CANCELLED:
+            await self._conclude(await self._cancelled_at(last.cost))
+        else:
+            await self._conclude(outcome or await self._until_done(self._match()))
+
+    async def _reserve(self) -> Refusal | None:
+        """Set the customer's money aside."""
+        try:
+            money = await self._c.customers.reserve(
+                self.job_id, peer_text(self.client), self.job.limit, free=self._free
+            )
+        except Refused as exc:
+            return simple(Code.NO_CREDIT, exc.hint, limit_wei=self.job.limit)
+        if money.state != "reserved":
+            return simple(Code.CONFLICT, "this very bid was over before; bid anew", limit_wei=self.job.limit)
+        return None
 
     async def _until_done(self, matched: Matched) -> Outcome:
         while True:
@@ -186,7 +181,7 @@ class JobRun:
     async def _once(self, matched: Matched) -> Outcome | None:
         """One auction and what follows; None to go on with another."""
         if not matched.candidates:
-            if not self._may_rest(matched) and not self.job.attempts:
+            if not self._may_rest(matched) and not self.job.attempts and not self._patient:
                 return await self._given_back(matched.refusal())
             await self._rest()
             return None
@@ -223,6 +218,7 @@ class JobRun:
     async def _give(self, award_to: AwardTo) -> bool:
         """Award the job; whether the seller took it."""
         quote = award_to.quote
+        await self._on_disk.wait()
         if self._cancelled.is_set():
             return False
         try:
@@ -230,7 +226,7 @@ class JobRun:
         except Refused as exc:
             self.log.warning("not awarded", code=exc.code)
             return False
-        await self._keep()
+        await self._keep()  # handed in before the session's own record, without which no award leaves
         award = wire.Award(
             job_id=self.job_id,
             attempt=len(self.job.attempts),
@@ -247,7 +243,6 @@ class JobRun:
         self._purchases.append(purchase)
         await self._c.start(purchase)
         purchase.begin()
-        self._c.basket.reached("award-sent")
         await purchase.decided.wait()
         if purchase.accepted.is_set():
             self._clock.accepted = now_ms()
@@ -288,6 +283,8 @@ class JobRun:
     async def _take_stock(self, purchase: Purchase) -> None:
         """Write down what an attempt came to."""
         number, ended = purchase.award.attempt, purchase.ended
+        if purchase.accepted.is_set():
+            self.job = self.job.accept(number)
         if purchase.bought is None and ended is not None:
             self.job = self.job.end(number, ended.code, ended.paid, ended.cost)
             await self._keep()
@@ -303,34 +300,20 @@ class JobRun:
         """Keep the result, charge for it once, and only then call it done."""
         paid = purchase.ended.paid if purchase.ended is not None else 0
         self.job = self.job.deliver(purchase.award.attempt, bought.inside.price, paid)
-        refs = [ref_of(file.data) for file in bought.files]
-        times, transfer = bought.inside.times, 0
-        if purchase.sealed_at is not None:
-            transfer = max(0, now_ms() - int(purchase.sealed_at * 1000))
-        done = JobDone(
-            job_id=self.job_id,
-            orchestrator=purchase.seller,
-            tried=self._tried(),
-            price=bought.price,
-            paid=paid,
-            limit=self.job.limit,
-            spent=Spent(max(0, self._clock.accepted - self._clock.arrived), times.queued_ms, times.run_ms, transfer),
-            receipt=bought.receipt,
-            artifacts=tuple(
-                ArtifactHead(ref.blob, file.media_type, ref.size, ref.digest)
-                for ref, file in zip(refs, bought.files, strict=True)
-            ),
-        )
+        clock, sealed_at = self._clock, purchase.sealed_at
+        transfer = 0 if sealed_at is None else now_ms() - int(sealed_at * 1000)
+        result = done(self.job, bought, paid, auction_ms=clock.accepted - clock.arrived, transfer_ms=transfer)
         self.files = bought.files
-        await self._c.results.put(name_of(self.job_id), done, [file.data for file in bought.files])
+        await self._c.results.put(name_of(self.job_id), result, [file.data for file in bought.files])
         await self._c.customers.charge(self.job_id, self.job.charge)
         self.job = self.job.settle()
-        return done
+        return result
 
     async def _cancelled_at(self, cost: int) -> Outcome:
         self.job = self.job.fail(wire.CANCELLED)
         if not cost:
             return await self._given_back(BidCancelled(self.job_id, 0))
+        await self._c.jobs.drop(self.job_id)
         await self._c.customers.charge(self.job_id, self.job.charge)
         return BidCancelled(self.job_id, self.job.charge)
 
@@ -338,11 +321,21 @@ class JobRun:
         self.job = self.job.fail(code.value)
         if not self.job.attempts:
             return await self._given_back(replace(self._match().refusal(), code=code, hint=hint))
-        return await self._given_back(JobFailed(self.job_id, code.value, hint, self._tried(), 0))
+        return await self._given_back(JobFailed(self.job_id, code.value, hint, tried(self.job), 0))
 
     async def _given_back(self, outcome: Outcome) -> Outcome:
+        """Over without a result: it must not begin again after a restart, which gives back what is left reserved."""
+        await self._on_disk.wait()
+        await self._c.jobs.drop(self.job_id)
         await self._c.customers.give_back(self.job_id)
         return outcome
+
+    async def _conclude(self, outcome: Outcome) -> None:
+        """Everything about the outcome is on disk: tell it, and let go of what led to it."""
+        self._finish(outcome)
+        await self._c.jobs.drop(self.job_id)
+        for purchase in self._purchases:
+            purchase.taken.set()
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcome = outcome
@@ -352,13 +345,8 @@ class JobRun:
 
     # -- small things ------------------------------------------------------------------------------------------------
 
-    async def _keep(self) -> None:
-        await self._c.jobs.put(self.job, self.client, self.bid, self._free)
-
-    def _tried(self) -> tuple[PeerId, ...]:
-        """Every seller that had the job, in order, the last one last."""
-        sellers = [one.seller for one in self.job.attempts if one.accepted]
-        return tuple(dict.fromkeys(reversed(sellers)))[:MAX_TRIED][::-1]
+    async def _keep(self) -> Begun[None]:
+        return await self._c.jobs.put(self.job, self.client, self.bid, self._free)
 
     def _match(self) -> Matched:
         basket, now = self._c.basket, now_ms()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ledger.journal import Transaction, Writes
+from ledger.journal import Begun, Transaction, Writes
 from market.bid import Bid
 from market.job import Job
 from p2p.codec import decode_as, encode
@@ -57,15 +57,15 @@ class JobStore:
             found.append(TakenBid(job, PeerId(client), bid, bool(free), max(0, now_ms - at_ms)))
         return found
 
-    async def put(self, job: Job, client: PeerId, bid: Bid, free: bool) -> None:
-        """On disk when this returns; the time of the first ``put`` stays."""
+    async def put(self, job: Job, client: PeerId, bid: Bid, free: bool) -> Begun[None]:
+        """On its way to the disk when this returns, before whatever is written later. The time of the first stays."""
         row = (job.job_id, client, encode(bid), encode(job), int(free), int(self._wall_time() * 1000))
-        await self._journal.write(
-            lambda tx: tx.db.execute(
-                "INSERT INTO bids VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE SET job = excluded.job",
-                row,
-            )
-        )
+        query = "INSERT INTO bids VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE SET job = excluded.job"
+
+        def write(tx: Transaction) -> None:
+            tx.db.execute(query, row)
+
+        return await self._journal.begin(write)
 
     async def drop(self, job_id: bytes) -> None:
         """The job has its outcome."""

@@ -6,33 +6,30 @@ checks every digest and the Receipt. ``outcome`` is the attempt's result. Knows 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from compute.spec import Artifact
-from ledger.sending import SendingBooks
+from ledger.journal import Begun
 from ledger.ticket import PaymentVerdict, TicketParams
 from market import jobwire as wire
+from market.basket import Basket, Bought, Ended
 from market.bidwire import JobNews, News
 from market.conversation import Conversation, closing
-from market.hello import Greeter
+from market.keeping import name_of
 from market.opening import check_receipt, unsealed
 from market.parcels import Parcels
 from market.protocol import JOB
 from market.receipt import Receipt, countersign
-from market.reputation import Reputation
 from market.session import Buying, BuyingState, commands, events
-from market.sessionstore import SessionStore
 from p2p.codec import decode_as, encode
-from p2p.envelope import Signed, Signer, open_from
+from p2p.envelope import Signed, open_from
 from p2p.errors import PasarError, PeerFault, Refused, Unavailable
 from p2p.peer import PeerId, address_of, peer_text
 from p2p.stream import JOB_FRAME, MessageStream
-from p2p.transport import Network
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -59,58 +56,44 @@ EXCUSED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Basket:
-    """What all purchases of one gateway share. ``small_job`` is in units."""
-
-    signer: Signer
-    network: Network
-    greeter: Greeter
-    books: SendingBooks
-    reputation: Reputation
-    store: SessionStore
-    reach: Callable[[PeerId], Awaitable[None]]
-    rtts: Callable[[PeerId], int]
-    small_job: int
-    terms: dict[PeerId, tuple[float, TicketParams]] = field(default_factory=dict)
-    reached: Callable[[str], None] = lambda point: None
-
-
-@dataclass(frozen=True, slots=True)
-class Bought:
-    """A result that is here, opened, checked; ``receipt`` is countersigned. ``paid`` is what tickets were credited."""
-
-    files: tuple[Artifact, ...]
-    receipt: bytes
-    inside: Receipt
-    price: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How the attempt was closed. ``cost`` is what was earned by the seller, ``paid`` what it credited in all."""
-
-    code: str
-    hint: str = ""
-    cost: int = 0
-    paid: int = 0
-
-
 class Purchase:
-    """``decided`` when the award was taken or the attempt ended; a late key may bring ``bought`` after ``over``."""
+    """``decided`` when the award was taken or the attempt ended; a late key may bring ``bought`` after ``over``.
 
-    def __init__(self, basket: Basket, seller: PeerId, session: Buying, tell: Callable[[JobNews], None]) -> None:
+    What was bought is not forgotten before somebody says ``taken``: until then a restart opens it again.
+    """
+
+    def __init__(
+        self,
+        basket: Basket,
+        seller: PeerId,
+        session: Buying,
+        tell: Callable[[JobNews], None],
+        *,
+        closed_before: bool = False,
+    ) -> None:
         self._b, self.seller, self.session, self._tell = basket, seller, session, tell
+        self._closed_before = closed_before  # in an earlier life: what that changed was changed then
         self.award = session.award
         self.recipient = address_of(seller)
         self.parcels = Parcels()
-        self.talk = Conversation(session, seller, self.parcels, self._perform, buying=True, after=self._notice)
-        self.accepted, self.decided, self.over = trio.Event(), trio.Event(), trio.Event()
+        self.talk = Conversation(
+            session,
+            seller,
+            self.parcels,
+            self._perform,
+            self._keep,
+            buying=True,
+            after=self._notice,
+            reached=basket.reached,
+        )
+        self.accepted, self.decided, self.over, self.taken = (trio.Event() for _ in range(4))
         self.bought: Bought | None = None
         self.ended: Ended | None = None
         self.started_at: float | None = None
         self.sealed_at: float | None = None
         self._opened: tuple[Artifact, ...] = ()
+        self._kept = False
+        self._late = trio.Event()
         self._owed_debit: int | None = None
         self._nursery: trio.Nursery | None = None
         name = self.award.job_id.hex()[:16]
@@ -127,6 +110,7 @@ class Purchase:
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until the attempt is over, and a little longer when a paid key is still to come."""
+        await self._restore_ciphers()
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._keep_connected)
             task_status.started()
@@ -169,10 +153,11 @@ class Purchase:
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
+    async def _keep(self, record: bytes) -> Begun[None]:
+        return await self._b.store.put(self.seller, self.award.job_id, self.award.attempt, record)
+
     async def _perform(self, command: commands.Command) -> None:
         match command:
-            case commands.Journal(record=record):
-                await self._b.store.put(self.seller, self.award.job_id, self.award.attempt, record)
             case commands.Pay():
                 await self._pay(command)
             case commands.SettlePayment(payment_id=payment_id, verdict=verdict):
@@ -180,7 +165,7 @@ class Purchase:
             case commands.OpenSeal(commitment=commitment, key=key, receipt=receipt):
                 await self._open(commitment, key, receipt)
             case commands.Deliver(receipt=receipt):
-                self._deliver(receipt)
+                await self._deliver(receipt)
             case commands.Debit(total=total):
                 self._owed_debit = total
                 await self._debit()
@@ -205,7 +190,30 @@ class Purchase:
             self.sealed_at = trio.current_time()
             self._news(News.SEALED, wei=record.price)
 
+    async def _keep_ciphers(self) -> None:
+        """Sealed bytes are on disk before anything is paid for them, and before the key that opens them is used."""
+        record = self.session.record
+        if self._kept or record.seal is None:
+            return
+        ciphers = [whole for ref in record.ciphers if (whole := self.parcels.get(ref)) is not None]
+        if len(ciphers) == len(record.ciphers):
+            await self._b.keeping.put(self._name, record.seal.commitment, ciphers)
+            self._kept = True
+
+    async def _restore_ciphers(self) -> None:
+        refs = self.session.record.ciphers
+        found = await self._b.keeping.get(self._name, Signed) if refs else None
+        if found is not None and len(found[1]) == len(refs):
+            self._kept = True
+            for ref, data in zip(refs, found[1], strict=True):
+                self.parcels.keep(ref, data)
+
+    @property
+    def _name(self) -> str:
+        return name_of(self.award.job_id, self.award.attempt)
+
     async def _pay(self, pay: commands.Pay) -> None:
+        await self._keep_ciphers()
         if not pay.params:
             self.talk.post(events.PaymentDeclined(pay.payment_id))
             return
@@ -231,7 +239,6 @@ class Purchase:
             return
         self._b.terms[self.seller] = (trio.current_time(), params)
         self.talk.post(events.PaymentReady(pay.payment_id, encode(payment)))
-        self._b.reached("tickets-signed")
 
     def _exposure(self) -> int:
         """What this seller may owe us, in wei: its standing in units at the price of this job."""
@@ -269,31 +276,42 @@ class Purchase:
         if commitment is None or key is None:
             self.talk.post(events.Opened(wire.FAILED))  # a streamed result: no pipeline of this version makes one
             return
-        refs = self.session.record.ciphers
-        ciphers = [whole for ref in refs if (whole := self.parcels.get(ref)) is not None]
+        await self._keep_ciphers()
         try:
-            files = await trio.to_thread.run_sync(unsealed, commitment, key, ciphers, self.award.spec, self.seller)
-            check_receipt(
-                receipt,
-                files,
-                self.award,
-                network=self._b.greeter.network,
-                gateway=self._b.signer.peer,
-                seller=self.seller,
-                price=self.session.record.price,
-            )
+            self._opened = await self._unsealed(commitment, key, receipt)
         except PasarError as exc:
             self.log.warning("the seal does not hold", reason=str(exc))
             self.talk.post(events.Opened(wire.WRONG_KEY, encode(key)))
             return
-        self._opened = files
         self._news(News.OPENED)
         self.talk.post(events.Opened())
 
-    def _deliver(self, receipt: Signed) -> None:
-        if not self._opened:  # after a restart: opened once already, and kept with the job's results
-            return
+    async def _unsealed(self, commitment: Signed, key: Signed, receipt: Signed) -> tuple[Artifact, ...]:
+        """What was sealed, every digest and the Receipt checked. Raises PeerFault."""
+        refs = self.session.record.ciphers
+        ciphers = [whole for ref in refs if (whole := self.parcels.get(ref)) is not None]
+        files = await trio.to_thread.run_sync(unsealed, commitment, key, ciphers, self.award.spec, self.seller)
+        check_receipt(
+            receipt,
+            files,
+            self.award,
+            network=self._b.greeter.network,
+            gateway=self._b.signer.peer,
+            seller=self.seller,
+            price=self.session.record.price,
+        )
+        return files
+
+    async def _deliver(self, receipt: Signed) -> None:
+        seal, delivery = self.session.record.seal, self.session.record.delivery
+        if not self._opened and seal is not None and delivery is not None and delivery.key is not None:
+            try:  # after a restart: it held once already
+                self._opened = await self._unsealed(seal.commitment, delivery.key, receipt)
+            except PasarError as exc:
+                self.log.error("what was delivered cannot be opened any more", reason=str(exc))
+                return
         inside = open_from(receipt, Receipt, self.seller)
+        self._late.set()
         self.bought = Bought(self._opened, countersign(receipt, self._b.signer), inside, self.award.price)
         self.log.info("delivered", price=inside.price, run_ms=inside.times.run_ms)
 
@@ -301,30 +319,35 @@ class Purchase:
 
     async def _fault(self, code: str, proof: bytes) -> None:
         self.log.warning("fault of the seller", code=code, proof=bool(proof))
+        if self._closed_before:
+            return
         self._b.reputation.fault(self.seller, int(trio.current_time() * 1000), proof=bool(proof))
         await self._b.books.record_fault(self.recipient)
 
     async def _close(self, close: commands.Close) -> None:
         await self._debit()
         await self._b.books.release(self.recipient, self.award.job_id)
-        await self._measure(close)
+        if not self._closed_before:
+            await self._measure(close)
         self.ended = Ended(close.code, close.hint, close.cost, close.paid)
         self.log.info("purchase closed", code=close.code, paid=close.paid, spent=close.cost)
         self.decided.set()
         self.over.set()
-        waits_for_key = self.session.record.paid and not self.session.record.delivered
-        if waits_for_key and self._nursery is not None:
+        await self._b.store.settle(self.seller, self.award.job_id, self.award.attempt)
+        if self._nursery is not None:
             self._nursery.start_soon(self._forget_later)
-        else:
-            await self._forget()
 
     async def _forget_later(self) -> None:
-        await trio.sleep(LATE_KEY_S)
-        await self._forget()
-
-    async def _forget(self) -> None:
+        """When nobody needs it any more: a result must be taken first, a paid key may still come."""
+        if self.session.record.paid and not self.session.record.delivered:
+            with trio.move_on_after(LATE_KEY_S):
+                await self._late.wait()
+        if self.bought is not None:
+            await self.taken.wait()
         await self._b.store.drop(self.seller, self.award.job_id, self.award.attempt)
+        await self._b.keeping.drop(self._name)
         self.talk.finish()
+        self.talk.post(events.Ticked())  # what ``run`` waits for
 
     async def _measure(self, close: commands.Close) -> None:
         now, reputation, record = int(trio.current_time() * 1000), self._b.reputation, self.session.record

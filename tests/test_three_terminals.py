@@ -1,4 +1,4 @@
-"""Three terminals and a fourth: bootstrap, orchestrator, gateway with no flag but their role, in any order; then bids."""
+"""Three terminals and a fourth: bootstrap, orchestrator, gateway with only their role, in any order; then bids."""
 
 from __future__ import annotations
 

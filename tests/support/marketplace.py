@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -30,7 +30,7 @@ from market.keeping import Keeping
 from market.offering import Terms
 from market.orchestrator import Orchestrator, Supplies
 from market.prefilter import SMALL_JOB_DEVELOPMENT
-from p2p.errors import Unavailable
+from p2p.errors import PasarError, Unavailable
 from p2p.memory import MemoryNetwork, MemoryNode
 from p2p.peer import PeerId
 from p2p.transport import PeerAddrs
@@ -43,7 +43,7 @@ async def known(_: object) -> None:
 
 @dataclass
 class Place:
-    """One node: its signer, its seat in the network, its journal, its role. ``stop`` ends it as a kill would."""
+    """One node: its signer, its seat in the network, its journal, its role. ``kill`` ends it as SIGKILL would."""
 
     key: Key
     seat: MemoryNode
@@ -51,7 +51,12 @@ class Place:
     scope: trio.CancelScope
     role: Gateway | Orchestrator
     books: SendingBooks | ReceivingBooks
-    points: list[str] = field(default_factory=list)
+    gone: trio.Event = field(default_factory=trio.Event)
+
+    def kill(self) -> None:
+        """Nothing more is said or done; ``gone`` when the next life may begin in the same directory."""
+        self.seat.kill()
+        self.scope.cancel()
 
 
 class Marketplace:
@@ -109,6 +114,9 @@ class Marketplace:
             await nursery.start(feed.run)
             await nursery.start(lines.run)
             await nursery.start(gateway.run)
+            for peer in tuple(seat.connected()):
+                with suppress(PasarError):
+                    await feed.take_over(peer)
             return gateway, books
 
         return await self._place(key, number, build)
@@ -169,6 +177,7 @@ class Marketplace:
 
     async def _place(self, key: Key, number: int, build: Callable[..., object]) -> Place:
         async def live(*, task_status: trio.TaskStatus[Place]) -> None:
+            gone = trio.Event()
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
                     seat = self.net.node(key)
@@ -179,7 +188,8 @@ class Marketplace:
                         if other.alive and peer != key.peer:
                             await seat.connect(PeerAddrs(peer, (other._addr,)))
                     role, books = await build(seat, journal, nursery)  # type: ignore[misc]
-                    task_status.started(Place(key, seat, journal, scope, role, books))
+                    task_status.started(Place(key, seat, journal, scope, role, books, gone))
+            gone.set()
 
         return await self._nursery.start(live)
 

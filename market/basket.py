@@ -1,0 +1,59 @@
+"""Basket: what all purchases of one gateway share, and what a purchase comes to.
+
+Values and references only; ``market/purchase.py`` acts. Knows no auction and no client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from compute.spec import Artifact
+from ledger.sending import SendingBooks
+from ledger.ticket import TicketParams
+from market.hello import Greeter
+from market.keeping import Keeping
+from market.receipt import Receipt
+from market.reputation import Reputation
+from market.sessionstore import SessionStore
+from p2p.envelope import Signer
+from p2p.peer import PeerId
+from p2p.transport import Network
+
+
+@dataclass(frozen=True, slots=True)
+class Basket:
+    """What all purchases of one gateway share. ``small_job`` is in units."""
+
+    signer: Signer
+    network: Network
+    greeter: Greeter
+    books: SendingBooks
+    reputation: Reputation
+    store: SessionStore
+    keeping: Keeping
+    reach: Callable[[PeerId], Awaitable[None]]
+    rtts: Callable[[PeerId], int]
+    small_job: int
+    terms: dict[PeerId, tuple[float, TicketParams]] = field(default_factory=dict)
+    reached: Callable[[str], None] = lambda point: None  # told at points that a restart must survive
+
+
+@dataclass(frozen=True, slots=True)
+class Bought:
+    """A result that is here, opened, checked; ``receipt`` is countersigned. ``paid`` is what tickets were credited."""
+
+    files: tuple[Artifact, ...]
+    receipt: bytes
+    inside: Receipt
+    price: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the attempt was closed. ``cost`` is what was earned by the seller, ``paid`` what it credited in all."""
+
+    code: str
+    hint: str = ""
+    cost: int = 0
+    paid: int = 0
