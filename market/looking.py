@@ -32,6 +32,7 @@ from p2p.codec import encode
 from p2p.errors import PeerFault, Refused, Unavailable
 from p2p.peer import PeerId, address_text, peer_text
 from p2p.stream import MessageStream
+from p2p.transport import Network
 
 log = structlog.get_logger(__name__)
 
@@ -119,10 +120,10 @@ def rows_of(book: OrderBook, now: int) -> list[Row]:
     return sorted(rows, key=lambda row: (row.offer.pipeline, row.offer.price, row.seller, row.entry.name))
 
 
-async def read_book(overlay: Overlay, greeter: Greeter, peer: PeerId, pipelines: Iterable[str]) -> OrderBook:
+async def read_book(network: Network, greeter: Greeter, peer: PeerId, pipelines: Iterable[str]) -> OrderBook:
     """A connected peer's whole book, each envelope verified. Raises Unavailable, Refused, PeerFault."""
     book = OrderBook(greeter.network)
-    async with MessageStream(await overlay.host.open(peer, BOOK)) as stream:
+    async with MessageStream(await network.open(peer, BOOK)) as stream:
         await greeter.greet(stream)
         for pipeline in pipelines:
             seen, after = 0, None
@@ -171,7 +172,7 @@ async def offers_on(config: Config, pipelines: tuple[str, ...]) -> list[Row] | N
     """Every model of every live offer; None when nobody is there to ask."""
 
     async def ask(overlay: Overlay, greeter: Greeter, peer: PeerId) -> list[Row]:
-        return rows_of(await read_book(overlay, greeter, peer, pipelines), int(time.time()))
+        return rows_of(await read_book(overlay.host, greeter, peer, pipelines), int(time.time()))
 
     return await look(config, ask, neighbours=True)
 
