@@ -50,7 +50,7 @@ class Parcels:
         if ref.blob in self._whole:
             return True
         if ref.blob not in self._incoming:
-            if len(self._incoming) == MAX_EXPECTED:
+            if len(self._incoming.keys() | self._whole.keys()) >= MAX_EXPECTED:
                 raise PeerFault("more files than a job has")
             held = sum(incoming.head.size for incoming in self._incoming.values())
             parts = self._parts[ref.blob] = {}
