@@ -28,9 +28,9 @@ from market.bookfeed import BookFeed
 from market.conversation import closing
 from market.hello import Greeter
 from market.jobrun import JobRun
+from market.jobwire import BlobRef
 from market.parcels import Parcels
 from market.refusal import Refusal
-from market.sealing import ref_of
 from p2p.blobs import ChunkAck
 from p2p.errors import MalformedMessage, PasarError, Refused, Unavailable
 from p2p.peer import peer_text
@@ -40,7 +40,8 @@ from p2p.transport import Stream
 log = structlog.get_logger(__name__)
 
 FIRST_BID_S = 60.0
-HAND_OVER_S = 120.0
+HAND_OVER_S = 120.0  # from the outcome, or from the last chunk that was acknowledged
+LISTED_PER_SECOND = 100_000  # offers looked at for clients that ask what there is; an answer serves that long
 
 GATHER_S = 0.05
 URGENT = (News.AWARDED, News.RETRIED)
@@ -64,6 +65,7 @@ class BidServer:
     def __init__(self, greeter: Greeter, feed: BookFeed, settlement: Settlement, take: Take, cancel: Cancel) -> None:
         self._greeter, self._feed, self._settlement = greeter, feed, settlement
         self._take, self._cancel = take, cancel
+        self._listed: dict[str, tuple[float, ModelsOnOffer]] = {}
 
     async def accept(self, raw: Stream) -> None:
         """Serve one stream. Raises PeerFault for a client that breaks the rules."""
@@ -103,15 +105,24 @@ class BidServer:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen)
+            nursery.start_soon(self._hurry, run, parcels, nursery.cancel_scope)
             try:
                 await self._tell(stream, run, parcels)
-                with trio.move_on_after(HAND_OVER_S):
-                    await trio.sleep_forever()  # until the client says thanks, or leaves
+                await trio.sleep_forever()  # until the client says thanks, or leaves
             except PasarError as exc:
                 broken.append(exc)
             nursery.cancel_scope.cancel()
         if broken:
             raise broken[0]
+
+    async def _hurry(self, run: JobRun, parcels: Parcels, stream: trio.CancelScope) -> None:
+        """End a stream on which a result is not taken; the result stays for a client that comes back."""
+        await run.over.wait()
+        moved = -1
+        while parcels.acks > moved:
+            moved = parcels.acks
+            await trio.sleep(HAND_OVER_S)
+        stream.cancel()
 
     async def _listen(self, stream: MessageStream, run: JobRun, parcels: Parcels) -> None:
         while (said := await stream.receive()) is not None:
@@ -135,12 +146,20 @@ class BidServer:
                 await stream.send(*fresh)
         await stream.send(run.outcome)
         if isinstance(run.outcome, JobDone):
-            for file in run.files:
-                ref = ref_of(file.data)
-                parcels.offer(ref, file.data)
+            for index, head in enumerate(run.outcome.artifacts):
+                ref = BlobRef(head.digest, head.size)
+                parcels.offer(ref, run.piece_of(index))
                 await parcels.send(stream, ref.blob)
 
     def _models(self, pipeline: str) -> ModelsOnOffer:
+        """What is on offer, as it was when the last look at the whole book has been paid for by time."""
+        until, answer = self._listed.get(pipeline, (0.0, ModelsOnOffer(pipeline, ())))
+        if pipeline in self._feed.pipelines and trio.current_time() >= until:
+            answer = self._look(pipeline)
+            self._listed[pipeline] = trio.current_time() + len(self._feed.book) / LISTED_PER_SECOND, answer
+        return answer
+
+    def _look(self, pipeline: str) -> ModelsOnOffer:
         found: dict[bytes, ModelOnOffer] = {}
         for posting in self._feed.book.postings():
             offer = posting.offer

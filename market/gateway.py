@@ -154,10 +154,12 @@ class Gateway:
         if self._of(raw.peer) >= RESTING_PER_CLIENT:
             return simple(Code.TOO_MANY, "too many bids of yours are open", limit_wei=bid.limit)
         run = self._runs[name] = JobRun(self._counter, name, raw.peer, bid, free=True)
-        kept = await self._m.results.get(name_of(name), JobDone)
+        kept = await self._m.results.note(name_of(name), JobDone)
         if kept is not None:
-            run.recall(*kept)
+            run.recall(kept)
             self._ended_at[name] = trio.current_time()
+            if isinstance(run.outcome, Refusal):
+                self._forget(name)
         elif self._nursery is not None:
             await self._nursery.start(self._run, run)
         return run

@@ -10,13 +10,14 @@ restart is in the journal before it matters. Knows no stream of the client's.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
-from compute.spec import Artifact
 from ledger.journal import Begun
 from market import jobwire as wire
 from market.auction import Auction, AwardTo, Buyer
@@ -31,6 +32,7 @@ from market.keeping import name_of
 from market.outcome import Outcome, done, tried
 from market.prefilter import Matched, Terms, match
 from market.purchase import Purchase
+from market.receipt import spec_in
 from market.refusal import Code, Refusal, simple
 from market.session import Buying
 from p2p.envelope import digest_of
@@ -74,7 +76,6 @@ class JobRun:
         self.news: list[JobNews] = []
         self.told = 0  # how many news there ever were
         self.outcome: Outcome | None = None
-        self.files: tuple[Artifact, ...] = ()
         self.over = trio.Event()
         self._changed = trio.Event()
         self._clock = _Clock(now_ms() - age_ms)
@@ -90,11 +91,14 @@ class JobRun:
         job, age = taken.job, taken.age_ms
         return cls(counter, job.job_id, taken.client, taken.bid, free=taken.free, job=job, age_ms=age)
 
-    def recall(self, done: JobDone, files: list[bytes]) -> None:
+    def recall(self, done: JobDone) -> None:
         """The outcome is known from before: a client that comes back after a restart gets it again."""
-        heads = zip(done.artifacts, files, strict=False)
-        self.files = tuple(Artifact(head.media_type, data) for head, data in heads)
-        self._finish(done)
+        same = spec_in(done.receipt) == self.bid.spec.digest
+        self._finish(done if same else simple(Code.CONFLICT, "another bid had this id", limit_wei=self.bid.limit))
+
+    def piece_of(self, index: int) -> Callable[[int, int], Awaitable[bytes]]:
+        """How a file of the result is read: results lie on disk until somebody takes them."""
+        return partial(self._c.results.read, name_of(self.job_id), index)
 
     # -- what the client's stream asks -------------------------------------------------------------------------------
 
@@ -109,9 +113,10 @@ class JobRun:
 
     def cancel(self) -> None:
         """The client wants it no more; what that costs is in the outcome."""
-        self._cancelled.set()
-        for purchase in self._purchases:
-            purchase.cancel()
+        if not self._cancelled.is_set():
+            self._cancelled.set()
+            for purchase in self._purchases:
+                purchase.cancel()
 
     # -- the way -----------------------------------------------------------------------------------------------------
 
@@ -243,6 +248,8 @@ class JobRun:
         self._purchases.append(purchase)
         await self._c.start(purchase)
         purchase.begin()
+        if self._cancelled.is_set():  # while the job was written down
+            purchase.cancel()
         await purchase.decided.wait()
         if purchase.accepted.is_set():
             self._clock.accepted = now_ms()
@@ -303,7 +310,6 @@ class JobRun:
         clock, sealed_at = self._clock, purchase.sealed_at
         transfer = 0 if sealed_at is None else now_ms() - int(sealed_at * 1000)
         result = done(self.job, bought, paid, auction_ms=clock.accepted - clock.arrived, transfer_ms=transfer)
-        self.files = bought.files
         await self._c.results.put(name_of(self.job_id), result, [file.data for file in bought.files])
         await self._c.customers.charge(self.job_id, self.job.charge)
         self.job = self.job.settle()
@@ -336,6 +342,7 @@ class JobRun:
         await self._c.jobs.drop(self.job_id)
         for purchase in self._purchases:
             purchase.taken.set()
+        self._purchases.clear()  # and the bytes they hold
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcome = outcome

@@ -60,6 +60,10 @@ class Keeping:
         """What was put, or None when there is nothing whole of this kind."""
         return await trio.to_thread.run_sync(self._get, name, kind, limiter=_limiter)
 
+    async def note(self, name: str, kind: type[T]) -> T | None:
+        """The note alone, or None when there is none of this kind."""
+        return await trio.to_thread.run_sync(self._note, name, kind, limiter=_limiter)
+
     async def read(self, name: str, index: int, offset: int, length: int) -> bytes:
         """A piece of one file. Raises Unavailable when it is not there any more."""
         path = self._folder / f"{name}.{index}"
@@ -80,10 +84,18 @@ class Keeping:
         _write(self._folder / f"{name}.note", note)
 
     def _get(self, name: str, kind: type[T]) -> tuple[T, list[bytes]] | None:
+        note = self._note(name, kind)
+        if note is None:
+            return None
         try:
-            note = decode_as(kind, (self._folder / f"{name}.note").read_bytes())
             count = sum(1 for path in self._folder.glob(f"{name}.*") if path.suffix[1:].isdigit())
             return note, [(self._folder / f"{name}.{index}").read_bytes() for index in range(count)]
+        except OSError:
+            return None
+
+    def _note(self, name: str, kind: type[T]) -> T | None:
+        try:
+            return decode_as(kind, (self._folder / f"{name}.note").read_bytes())
         except (OSError, MalformedMessage, UnknownMessage):
             return None
 

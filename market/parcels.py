@@ -33,6 +33,7 @@ class Parcels:
         self._parts: dict[bytes, dict[int, bytes]] = {}
         self._whole: dict[bytes, bytes] = {}
         self._sending: dict[bytes, tuple[Outgoing, trio.Event]] = {}
+        self.acks = 0  # chunks that the other side wrote
 
     def offer(self, ref: BlobRef, data: bytes | Read) -> None:
         """These bytes may be sent from now on; ``ref`` is theirs."""
@@ -83,7 +84,9 @@ class Parcels:
         """The other side has written a chunk. One about a blob that is not under way is nothing."""
         if ack.blob in self._sending:
             outgoing, room = self._sending[ack.blob]
+            before = outgoing.left
             outgoing.acked(ack)
+            self.acks += before - outgoing.left
             room.set()
 
     async def send(self, stream: MessageStream, blob: bytes, have: bytes = b"") -> bool:

@@ -145,6 +145,13 @@ def verify_receipt(data: bytes, artifacts: Sequence[bytes], spec: JobSpec | None
     return NotVerified(tuple(found), receipt) if found else Verified(receipt)
 
 
+def spec_in(data: bytes) -> bytes:
+    """The digest of the spec that a countersigned receipt is about; nothing is checked. Raises MalformedMessage."""
+    outer = decode_as(Signed, data, MAX_RECEIPT)
+    inner = decode_as(CountersignedReceipt, outer.payload, MAX_RECEIPT)
+    return decode_as(Receipt, inner.receipt.payload, MAX_RECEIPT).spec
+
+
 def check_signed(receipt: Signed, artifacts: Sequence[bytes], spec: JobSpec | None = None) -> Verified | NotVerified:
     """The same for a receipt that only its seller signed: what the gateway does before it countersigns."""
     match verify_receipt(encode(receipt), artifacts, spec):

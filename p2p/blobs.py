@@ -109,6 +109,11 @@ class Outgoing:
         """Whether every chunk is acknowledged."""
         return len(self._there) == self.count
 
+    @property
+    def left(self) -> int:
+        """How many chunks are not acknowledged."""
+        return self.count - len(self._there)
+
     def next_index(self) -> int | None:
         """The chunk to read and send now, or None while the window is full or nothing is left."""
         if not self._waiting:
