@@ -40,6 +40,7 @@ PRICES = (100 * GWEI, 140 * GWEI)  # wei per million units
 REDEEM_S = 60.0  # so long the demo waits for a win to be redeemed
 BOOK_S = 30.0
 LOOK_S = 0.1
+LAST_LINES_S = 5.0  # so long the books' last lines are waited for
 INTERRUPTED = 130
 
 
@@ -104,6 +105,9 @@ class _Demo:
         shopper = await self._open(nursery)
         await self._bids(shopper)
         await self._redemption(shopper)
+        with trio.move_on_after(LAST_LINES_S):
+            while self._tally.jobs < len(shopper.bag.pictures):  # noqa: ASYNC110 - a seller's log tells, and wakes nobody
+                await trio.sleep(LOOK_S)
         done = len(shopper.bag.pictures) == shopper.bag.jobs and self._tally.redeemed
         self._code = DONE if done else FAILED
         self._report(shopper)

@@ -33,10 +33,12 @@ def seconds_since_start() -> float:
 def job_words(news: BidTaken | JobNews, name_of: Callable[[str], str], seller: str) -> str:
     """One line for people on a job's news; empty for what only a bar shows. ``seller``: a peer id."""
     if isinstance(news, BidTaken):
-        return f"the gateway takes the bid, limit {wei_text(news.limit)}"
+        return f"auction: the limit is {wei_text(news.limit)}" + (
+            ", twice the cheapest offer" if news.limit_chosen else ""
+        )
     who = name_of(seller)
     return {
-        News.AUCTION: "auction: asking for quotes",
+        News.AUCTION: "",  # the limit was told
         News.QUOTED: f"{who} quotes {wei_text(news.wei)}",
         News.AWARDED: f"awarded to {who} at {wei_text(news.wei)}",
         News.STARTED: f"{who} has started",
@@ -60,7 +62,7 @@ class Show:
         )
         self._bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
-        self._quarters: dict[str, int] = {}
+        self._halves: dict[str, int] = {}
         self._bars.start()
 
     def say(self, who: str, text: str) -> None:
@@ -71,13 +73,13 @@ class Show:
         self._bars.console.print(line)
 
     def step(self, job: str, step: int, steps: int) -> None:
-        """A bar on a terminal; elsewhere a line for each quarter."""
+        """A bar on a terminal; elsewhere a line for each half."""
         if self.console.is_terminal:
             if job not in self._tasks:
                 self._tasks[job] = self._bars.add_task(job, total=steps)
             self._bars.update(self._tasks[job], completed=step, visible=step < steps)
-        elif steps and (quarter := 4 * step // steps) != self._quarters.get(job, 0):
-            self._quarters[job] = quarter
+        elif steps and (half := 2 * step // steps) != self._halves.get(job, 0):
+            self._halves[job] = half
             self.say(job, f"step {step} of {steps}")
 
     def pictures(self, files: Sequence[bytes]) -> None:

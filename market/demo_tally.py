@@ -43,6 +43,11 @@ class Tally:
     certain: bool = False
     sellers: dict[str, Seller] = field(default_factory=dict)  # by the name on the stage
 
+    @property
+    def jobs(self) -> int:
+        """Jobs that their sellers have closed as delivered."""
+        return sum(seller.jobs for seller in self.sellers.values())
+
     def as_dict(self) -> dict[str, Any]:
         """What a program gets of it."""
         return {

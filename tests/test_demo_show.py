@@ -112,18 +112,19 @@ def test_the_summary_says_when_there_was_no_picture() -> None:
 
 def test_news_has_words_or_a_bar() -> None:
     said = {event: job_words(JobNews(bytes(32), event, wei=5), str, "peer") for event in News}
-    assert {event for event, words in said.items() if not words} == {News.STEP, News.PAID}
-    assert "limit 7 wei" in job_words(BidTaken(bytes(32), 7, True, 1000), str, "")
+    assert {event for event, words in said.items() if not words} == {News.STEP, News.PAID, News.AUCTION}
+    assert job_words(BidTaken(bytes(32), 7, True, 1000), str, "").endswith("7 wei, twice the cheapest offer")
+    assert job_words(BidTaken(bytes(32), 7, False, 1000), str, "").endswith("7 wei")
 
 
-def test_elsewhere_than_on_a_terminal_a_line_for_each_quarter() -> None:
+def test_elsewhere_than_on_a_terminal_a_line_for_each_half() -> None:
     out = io.StringIO()
     show = Show(out)
     for step in range(1, 21):
         show.step("job 1", step, 20)
     show.end()
     assert [line.split("job 1")[1].strip() for line in out.getvalue().splitlines()] == [
-        f"step {n} of 20" for n in (5, 10, 15, 20)
+        f"step {n} of 20" for n in (10, 20)
     ]
 
 
