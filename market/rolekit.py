@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -30,6 +31,10 @@ from p2p.addresses import parse_target
 from p2p.errors import Misconfigured, PasarError, Unavailable
 from p2p.identity import Identity, load_or_create
 from p2p.peer import address_text, parse_address, peer_text
+
+if TYPE_CHECKING:
+    from market.http.app import Status
+    from market.http.face import Face
 
 log = structlog.get_logger("node")
 
@@ -124,7 +129,7 @@ def listen_locally(point: MeetingPoint | None) -> str:
     return point.addr if point is not None and point.ours else "/ip4/127.0.0.1/tcp/0"
 
 
-async def say_ready(base: Base) -> None:
+async def say_ready(base: Base, face: Face | None = None) -> None:
     """Records put, a neighbour's book taken; then the one line on stdout."""
     await base.overlay.put_records()
     await base.overlay.look_once()
@@ -139,6 +144,22 @@ async def say_ready(base: Base) -> None:
         "peer_id": peer_text(base.identity.peer),
         "addrs": base.overlay.host.addrs(),
         "address": address_text(base.identity.address),
-        "http": None,
+        "http": face.url if face else None,
     }
+    if face is not None:
+        face.show(lambda: status_of(base))
     print("READY " + json.dumps(ready), flush=True)
+
+
+def status_of(base: Base) -> Status:
+    """How a ready node stands."""
+    from market.http.app import Status
+
+    return Status(
+        role=base.role,
+        network=base.config.network,
+        ready=True,
+        peer_id=peer_text(base.identity.peer),
+        connected=len(tuple(base.overlay.host.connected())),
+        offers=len(base.feed.book),
+    )

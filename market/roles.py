@@ -41,6 +41,8 @@ from p2p.limits import raise_open_files
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
+    from market.http.face import Face
+
 log = structlog.get_logger("node")
 
 GATEWAY_DEPOSIT = ETH
@@ -62,13 +64,14 @@ Machines = Callable[[Config, Instance], OwnMachine]
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One node's life: what it was told, its directory, its nursery, and what ends it in order."""
+    """One node's life: what it was told, its directory, its nursery, what ends it in order, and its HTTP face."""
 
     config: Config
     instance: Instance
     nursery: trio.Nursery
     machines: Machines
     drains: list[Drain]
+    face: Face | None = None
 
 
 def run_role(config: Config, role: Role, machines: Machines) -> None:
@@ -80,14 +83,29 @@ def run_role(config: Config, role: Role, machines: Machines) -> None:
 async def live(config: Config, role: Role, machines: Machines) -> None:
     """Claim a directory, build, say READY, serve, drain."""
     instance = claim(config.home, config.network, role, config.data_dir)
+    face: Face | None = None
     try:
+        face = open_face(config, role)
         async with trio.open_nursery() as nursery:
-            life = Life(config, instance, nursery, machines, [])
+            life = Life(config, instance, nursery, machines, [], face)
             nursery.start_soon(end_on_signal, nursery.cancel_scope, life.drains)
+            if face is not None:
+                await nursery.start(face.run)
             build = {"bootstrap": run_bootstrap, "gateway": run_gateway, "orchestrator": run_orchestrator}[role]
             await build(life)
     finally:
         instance.release()
+        if face is not None:
+            face.close()
+
+
+def open_face(config: Config, role: Role) -> Face | None:
+    """The HTTP face, where one is wanted: bound first, so that a taken port ends a node that nobody saw."""
+    if config.http is None:
+        return None
+    from market.http.face import Face  # a web server, which few nodes need
+
+    return Face(config.http, role, config.network)
 
 
 async def end_on_signal(scope: trio.CancelScope, drains: list[Drain]) -> None:
@@ -115,7 +133,7 @@ async def run_bootstrap(life: Life) -> None:
     """Whom others dial first: joins every topic, keeps a book, sells and buys nothing."""
     config, instance = life.config, life.instance
     identity = await load_or_create(instance.path / "key.json", passphrase_of(config), None, development=True)
-    await say_ready(await build_base(config, "bootstrap", instance, identity, None, life.nursery))
+    await say_ready(await build_base(config, "bootstrap", instance, identity, None, life.nursery), life.face)
 
 
 async def run_gateway(life: Life) -> None:
@@ -151,7 +169,7 @@ async def run_gateway(life: Life) -> None:
     await nursery.start(lines.run)
     await nursery.start(gateway.run)
     life.drains.append(gateway.drain)
-    await say_ready(base)
+    await say_ready(base, life.face)
 
 
 async def run_orchestrator(life: Life) -> None:
@@ -191,4 +209,4 @@ async def run_orchestrator(life: Life) -> None:
     orchestrator = Orchestrator(supplies)
     await nursery.start(orchestrator.run)
     life.drains.append(orchestrator.drain)
-    await say_ready(base)
+    await say_ready(base, life.face)
