@@ -18,7 +18,7 @@ PURE = {
     "compute": "spec capability digest trace catalog messages jobboard picture",
     "ledger": "money ticket cover schema sender recipient account broker conservation redemption transactions",
     "market": "offer book bid quote auction job jobwire bidwire protocol session receipt reputation refusal "
-    "prefilter scoring sealing opening",
+    "prefilter scoring sealing opening demo_tally",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess
