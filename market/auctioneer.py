@@ -75,6 +75,7 @@ class _Round:
         self._award, self._quoted = award, quoted
         self._post, self._events = trio.open_memory_channel[_Answered | _Decided](math.inf)
         self._outcome: AwardTo | Refusal | None = None
+        self._giving: trio.CancelScope | None = None
 
     async def run(self, chance: Chance) -> AwardTo | Refusal:
         async with trio.open_nursery() as self._nursery:
@@ -87,19 +88,27 @@ class _Round:
     async def _next(self) -> list[Command]:
         """Hand in whatever comes first: an answer, a decision, or time."""
         wake_at = self._auction.wake_at
-        with trio.move_on_at(math.inf if wake_at is None else wake_at / 1000):
-            match await self._events.receive():
-                case _Decided(seller=seller, accepted=True):
-                    self._outcome = self._auction.winner
-                    return self._auction.accepted(seller)
-                case _Decided(seller=seller):
-                    return self._auction.declined(seller, now_ms())
-                case _Answered(seller=seller, answer=Quoted() as answer):
-                    self._quoted(seller, answer.quote.price)
-                    return self._auction.quoted(seller, answer.quote, answer.envelope, now_ms())
-                case _Answered(seller=seller, lost=lost):
-                    return self._auction.lost(seller, now_ms()) if lost else self._auction.refused(seller, now_ms())
-        return self._auction.tick(now_ms())
+        with trio.move_on_at(math.inf if wake_at is None else wake_at / 1000) as waiting:
+            event = await self._events.receive()
+        if waiting.cancelled_caught and self._giving is not None:
+            self._giving.cancel()  # nobody answers: the award is taken back before another one leaves
+            event = await self._events.receive()
+        elif waiting.cancelled_caught:
+            return self._auction.tick(now_ms())
+        return self._heard(event)
+
+    def _heard(self, event: _Answered | _Decided) -> list[Command]:
+        match event:
+            case _Decided(seller=seller, accepted=True):
+                self._outcome = self._auction.winner
+                return self._auction.accepted(seller)
+            case _Decided(seller=seller):
+                return self._auction.declined(seller, now_ms())
+            case _Answered(seller=seller, answer=Quoted() as answer):
+                self._quoted(seller, answer.quote.price)
+                return self._auction.quoted(seller, answer.quote, answer.envelope, now_ms())
+            case _Answered(seller=seller, lost=lost):
+                return self._auction.lost(seller, now_ms()) if lost else self._auction.refused(seller, now_ms())
 
     async def _carry_out(self, todo: list[Command]) -> None:
         for command in todo:
@@ -131,4 +140,8 @@ class _Round:
             self._post.send_nowait(_Answered(seller, None, lost=True))
 
     async def _give(self, award: AwardTo) -> None:
-        self._post.send_nowait(_Decided(award.seller, await self._award(award)))
+        accepted = False
+        with trio.CancelScope() as self._giving:
+            accepted = await self._award(award)
+        self._giving = None
+        self._post.send_nowait(_Decided(award.seller, accepted))

@@ -1,4 +1,4 @@
-"""Counter: what all job runs of one gateway share. Holds parts, does nothing."""
+"""Counter: what all job runs of one gateway share, and what its book has for a bid."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from ledger.customers import CustomerBooks
 from ledger.money import Settlement
 from market.auctioneer import Auctioneer
 from market.basket import Basket
-from market.bid import RestingBids
+from market.bid import Bid, RestingBids
 from market.bookfeed import BookFeed
+from market.conversation import now_ms
 from market.jobstore import JobStore
 from market.keeping import Keeping
+from market.prefilter import Matched, Terms, match
 from market.purchase import Purchase
 from p2p.peer import PeerId
 
@@ -38,3 +40,18 @@ class Counter:
     newcomer_room: Callable[[int, int], int]
     rtts: Callable[[], dict[PeerId, int]]
     start: Callable[[Purchase], Awaitable[None]]
+
+    def match(self, bid: Bid, limit: int, deadline: int) -> Matched:
+        """What the book has for this bid now; a ``limit`` of 0 is still to be chosen."""
+        now = now_ms()
+        terms = Terms(
+            shape=bid.spec.shape,
+            settlement=self.settlement,
+            limit=limit or None,
+            deadline_ms=max(1, deadline - now),
+            price_of_time=bid.price_of_time,
+            small_job=self.basket.small_job,
+            newcomer_room=self.newcomer_room(limit, bid.spec.shape.units),
+        )
+        views = self.basket.reputation.views(now, exposures=self.exposures(), rtts=self.rtts())
+        return match(self.feed.book, terms, views, self.feed.now())

@@ -30,7 +30,7 @@ from market.job import Job
 from market.jobstore import TakenBid
 from market.keeping import name_of
 from market.outcome import Outcome, done, tried
-from market.prefilter import Matched, Terms, match
+from market.prefilter import Matched
 from market.purchase import Purchase
 from market.receipt import spec_in
 from market.refusal import Code, Refusal, simple
@@ -154,7 +154,7 @@ class JobRun:
         if self.job.live is not None:  # awarded on disk, and no session was begun for it
             self.job = self.job.end(self.job.live.number, wire.LOST)
         outcome = await self._delivered()
-        last = purchases[-1].ended if purchases else None
+        last = self.job.attempts[-1] if self.job.attempts else None
         if outcome is None and last is not None and last.code == wire.CANCELLED:
             await self._conclude(await self._cancelled_at(last.cost))
         else:
@@ -174,6 +174,8 @@ class JobRun:
 
     async def _until_done(self, matched: Matched) -> Outcome:
         while True:
+            if (late := await self._delivered()) is not None:
+                return late
             if self._cancelled.is_set():
                 return await self._given_back(BidCancelled(self.job_id, 0))
             if now_ms() >= self._deadline:
@@ -250,7 +252,14 @@ class JobRun:
         purchase.begin()
         if self._cancelled.is_set():  # while the job was written down
             purchase.cancel()
-        await purchase.decided.wait()
+        try:
+            await purchase.decided.wait()
+        finally:
+            if not purchase.decided.is_set():  # the auction has waited long enough: to the next one, without this
+                self.job = self.job.end(award.attempt, wire.SILENT)
+                with trio.CancelScope(shield=True):
+                    await self._keep()
+                purchase.cancel()
         if purchase.accepted.is_set():
             self._clock.accepted = now_ms()
             self.job = self.job.accept(award.attempt)
@@ -259,7 +268,11 @@ class JobRun:
         return False
 
     async def _follow(self, purchase: Purchase) -> Outcome | None:
-        await purchase.over.wait()
+        async with trio.open_nursery() as nursery:
+            for earlier in self._purchases[:-1]:
+                nursery.start_soon(self._make_way, earlier, purchase)
+            await purchase.over.wait()
+            nursery.cancel_scope.cancel()
         await self._take_stock(purchase)
         outcome = await self._delivered()
         if outcome is not None:
@@ -272,6 +285,11 @@ class JobRun:
             "attempt ended without a result", code=ended.code if ended else "", paid=ended.paid if ended else 0
         )
         return None
+
+    async def _make_way(self, earlier: Purchase, later: Purchase) -> None:
+        """A paid key of an attempt that had ended: the job has its result, and the attempt under way is superfluous."""
+        await earlier.deliver()
+        later.cancel()
 
     async def _rest(self) -> None:
         """Wait for a place: until the book changes, or a little while; the best paid bids try first."""
@@ -356,18 +374,7 @@ class JobRun:
         return await self._c.jobs.put(self.job, self.client, self.bid, self._free)
 
     def _match(self) -> Matched:
-        basket, now = self._c.basket, now_ms()
-        terms = Terms(
-            shape=self.bid.spec.shape,
-            settlement=self._c.settlement,
-            limit=self.job.limit or None,
-            deadline_ms=max(1, self._deadline - now),
-            price_of_time=self.bid.price_of_time,
-            small_job=basket.small_job,
-            newcomer_room=self._c.newcomer_room(self.job.limit, self.bid.spec.shape.units),
-        )
-        views = basket.reputation.views(now, exposures=self._c.exposures(), rtts=self._c.rtts())
-        return match(self._c.feed.book, terms, views, self._c.feed.now())
+        return self._c.match(self.bid, self.job.limit, self._deadline)
 
     def _may_rest(self, matched: Matched) -> bool:
         return self.bid.wait or bool(matched.waiting)

@@ -65,8 +65,9 @@ class Parcels:
 
     def haves(self) -> tuple[BlobHave, ...]:
         """Which chunks of what is expected are here."""
-        found = ((blob, incoming.have().bitmap) for blob, incoming in self._incoming.items())
-        return tuple(BlobHave(blob, bitmap) for blob, bitmap in found if bitmap)
+        found = {blob: _all_chunks(len(data)) for blob, data in self._whole.items()}
+        found |= {blob: incoming.have().bitmap for blob, incoming in self._incoming.items()}
+        return tuple(BlobHave(blob, bitmap) for blob, bitmap in found.items() if bitmap)
 
     def take(self, chunk: Chunk) -> tuple[ChunkAck, bool]:
         """Write a chunk: its acknowledgement, and whether the blob is whole with it.
@@ -74,6 +75,8 @@ class Parcels:
         Raises MalformedMessage for a chunk nobody waits for, or with the wrong bytes.
         """
         incoming = self._incoming.get(chunk.blob)
+        if incoming is None and chunk.blob in self._whole:
+            return ChunkAck(chunk.blob, chunk.index), False
         if incoming is None:
             raise MalformedMessage("a chunk of a blob that nobody waits for")
         was_here = chunk.blob in self._whole
@@ -130,3 +133,8 @@ class Parcels:
 async def _piece(data: bytes | Read, index: int, size: int) -> bytes:
     offset, length = index * CHUNK, chunk_size(size, index)
     return data[offset : offset + length] if isinstance(data, bytes) else await data(offset, length)
+
+
+def _all_chunks(size: int) -> bytes:
+    chunks = -(-size // CHUNK)
+    return ((1 << chunks) - 1).to_bytes(-(-chunks // 8), "little")

@@ -27,7 +27,7 @@ from market.receipt import Receipt, countersign
 from market.session import Buying, BuyingState, commands, events
 from p2p.codec import decode_as, encode
 from p2p.envelope import Signed, open_from
-from p2p.errors import PasarError, PeerFault, Refused, Unavailable
+from p2p.errors import PasarError, PeerFault, Refused
 from p2p.peer import PeerId, address_of, peer_text
 from p2p.stream import JOB_FRAME, MessageStream
 
@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 
 REDIAL_S = 0.25
 REDIAL_MOST_S = 2.0
+LAST_VERDICT_S = 3.0  # how long a result waits for the verdict on its payment, when the key came first
 LATE_KEY_S = 30.0  # how long a closed attempt still takes a key that it paid for
 MAX_FAULTY_STREAMS = 3
 TAKEN = (
@@ -93,7 +94,7 @@ class Purchase:
         self.sealed_at: float | None = None
         self._opened: tuple[Artifact, ...] = ()
         self._kept = False
-        self._late = trio.Event()
+        self._changed = trio.Event()
         self._owed_debit: int | None = None
         self._nursery: trio.Nursery | None = None
         name = self.award.job_id.hex()[:16]
@@ -181,6 +182,8 @@ class Purchase:
 
     def _notice(self) -> None:
         """Tell what the machine has come to know."""
+        self._changed.set()
+        self._changed = trio.Event()
         record = self.session.record
         if record.state in TAKEN and not self.accepted.is_set():
             self.accepted.set()
@@ -211,6 +214,18 @@ class Purchase:
     @property
     def _name(self) -> str:
         return name_of(self.award.job_id, self.award.attempt)
+
+    @property
+    def _all_settled(self) -> bool:
+        return all(line.settled for line in self.session.record.payments if line.payment)
+
+    async def deliver(self) -> None:
+        """Wait until there is a result; for ever when there will be none."""
+        await self._until(lambda: self.bought is not None)
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        while not true():
+            await self._changed.wait()
 
     async def _pay(self, pay: commands.Pay) -> None:
         await self._keep_ciphers()
@@ -311,7 +326,6 @@ class Purchase:
                 self.log.error("what was delivered cannot be opened any more", reason=str(exc))
                 return
         inside = open_from(receipt, Receipt, self.seller)
-        self._late.set()
         self.bought = Bought(self._opened, countersign(receipt, self._b.signer), inside, self.award.price)
         self.log.info("delivered", price=inside.price, run_ms=inside.times.run_ms)
 
@@ -329,19 +343,25 @@ class Purchase:
         await self._b.books.release(self.recipient, self.award.job_id)
         if not self._closed_before:
             await self._measure(close)
-        self.ended = Ended(close.code, close.hint, close.cost, close.paid)
-        self.log.info("purchase closed", code=close.code, paid=close.paid, spent=close.cost)
-        self.decided.set()
-        self.over.set()
         await self._b.store.settle(self.seller, self.award.job_id, self.award.attempt)
+        self.ended = Ended(close.code, close.hint, close.cost, close.paid)
+        self.decided.set()
         if self._nursery is not None:
-            self._nursery.start_soon(self._forget_later)
+            self._nursery.start_soon(self._end, close)
 
-    async def _forget_later(self) -> None:
-        """When nobody needs it any more: a result must be taken first, a paid key may still come."""
-        if self.session.record.paid and not self.session.record.delivered:
-            with trio.move_on_after(LATE_KEY_S):
-                await self._late.wait()
+    async def _end(self, close: commands.Close) -> None:
+        """Say what it came to. Forget it when nobody needs it: a result must be taken, a paid key may still come."""
+        if self.bought is not None:
+            with trio.move_on_after(LAST_VERDICT_S):
+                await self._until(lambda: self._all_settled)
+        self.ended = Ended(close.code, close.hint, close.cost, self.session.paid)
+        self.log.info("purchase closed", code=close.code, paid=self.session.paid, spent=close.cost)
+        self.over.set()
+        with trio.move_on_after(LATE_KEY_S):
+            if self.session.record.paid and self.bought is None:
+                await self.deliver()
+            if self.bought is not None:
+                await self._until(lambda: self._all_settled)
         if self.bought is not None:
             await self.taken.wait()
         await self._b.store.drop(self.seller, self.award.job_id, self.award.attempt)

@@ -233,7 +233,7 @@ class Buying(Buyer):
         if opened.code:
             return self._fault(opened.code, opened.proof)
         self._set(delivered=True, debited=max(r.debited, r.price))
-        return [Debit(self.record.debited), Deliver(r.delivery.receipt, late=True)]
+        return [Debit(self.record.debited), Deliver(r.delivery.receipt, late=True), *self._unsettled()]
 
     # -- cancel, loss, ends ------------------------------------------------------------------------------------------
 
@@ -315,7 +315,8 @@ class Buying(Buyer):
     @property
     def _owed_a_key(self) -> bool:
         r = self.record
-        return r.paid and not r.delivered and self._all_here and self._paid_up and r.fault in (None, NO_KEY)
+        sent = all(line.payment for line in r.payments)  # a verdict may be lost, and the key given all the same
+        return r.paid and not r.delivered and self._all_here and sent and r.fault in (None, NO_KEY)
 
     def _down(self, down: ev.Disconnected, now: int) -> list[Command]:
         """A lost stream is no failure until it is lost for too long."""
