@@ -135,6 +135,8 @@ class Purchase:
             except (PeerFault, Refused) as fault:
                 faulty += 1
                 self.log.warning("the seller broke the rules", code=fault.code, reason=str(fault))
+                if faulty == MAX_FAULTY_STREAMS and isinstance(fault, PeerFault):
+                    await self._fault(fault.code, b"")
             except PasarError as exc:
                 self.log.debug("job stream lost", reason=str(exc))
             if faulty >= MAX_FAULTY_STREAMS:
