@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,13 +14,11 @@ import trio
 from benchmarks.noop_worker import NoopWorker
 from market import jobwire as wire
 from market import orchestrator as orchestrators
-from market.bookfeed import PAGES_BURST, BookAsk, BookPage
 from market.client import Delivered
 from market.conversation import WAITING, Conversation
-from market.hello import HELLO_TIMEOUT_S, Greeter, Hello
 from market.jobwire import BlobRef
 from market.parcels import MAX_EXPECTED, MAX_HELD, Parcels
-from market.protocol import BOOK, CONTROL, JOB
+from market.protocol import CONTROL, JOB
 from market.quote import (
     MAX_INDICATIVE,
     MAX_OPEN_EACH,
@@ -38,13 +35,13 @@ from market.quote import (
 from market.quotedesk import LAPSES
 from market.session import Selling, SellingState
 from p2p.envelope import Signed, open_signed
-from p2p.errors import BadSignature, MalformedMessage, PasarError, PeerFault, Refused, Unavailable
+from p2p.errors import BadSignature, PeerFault, Refused
 from p2p.memory import MemoryNetwork, running
 from p2p.peer import address_of
 from p2p.stream import JOB_FRAME, MessageStream
 from p2p.transport import PeerAddrs, Stream
 from tests.support.hostile import SHAPE, SPEC, HostileGateway, hear, hung_up, stream_to
-from tests.support.market_values import NETWORK, PIPELINE, SETTLEMENT, Key, offer, shape, stranger
+from tests.support.market_values import NETWORK, SETTLEMENT, Key, offer, shape, stranger
 from tests.support.marketplace import Marketplace, Place, marketplace
 
 PRICE = 2_000_000
@@ -397,82 +394,3 @@ async def test_a_release_of_somebody_elses_quote_is_nothing(tmp_path: Path) -> N
                 assert (await stream.receive(timeout=5)).code is Decline.NOT_OFFERED
             assert isinstance(await good.send(seller.key.peer, good.award(kept)), wire.Acceptance)
             nursery.cancel_scope.cancel()
-
-
-async def test_a_book_is_handed_over_at_a_bounded_rate(tmp_path: Path) -> None:
-    with trio.fail_after(30):
-        async with marketplace(tmp_path) as market, trio.open_nursery() as nursery:
-            seller = await market.orchestrator(2, PRICE)
-            bad = await HostileGateway.join(market, 9, nursery)
-            pages = 0
-            async with stream_to(market, bad.seat, seller.key.peer, BOOK) as stream:
-                try:
-                    while True:
-                        await stream.send(BookAsk(PIPELINE, None, 32))
-                        assert isinstance(await stream.receive(timeout=5), BookPage)
-                        pages += 1
-                except Unavailable:
-                    pass  # hung up
-            assert PAGES_BURST <= pages < 2 * PAGES_BURST
-            late = await market.gateway(3)
-            feed = late.role._m.feed  # type: ignore[union-attr]
-            await feed.take_over(seller.key.peer)
-            assert len(feed.book) == 1
-            nursery.cancel_scope.cancel()
-
-
-# -- hello -----------------------------------------------------------------------------------------------------------
-
-
-def _greeted(faults: list[Exception], network: str = NETWORK) -> Any:
-    greeter = Greeter(network, "gateway", lambda: SETTLEMENT, lambda: 1000.0)
-
-    async def serve(raw: Stream) -> None:
-        try:
-            await greeter.greet(MessageStream(raw))
-        except PasarError as exc:
-            faults.append(exc)
-            raise
-
-    return serve
-
-
-async def test_a_stream_begins_with_a_hello_of_this_network(autojump_clock: trio.testing.MockClock) -> None:
-    network = MemoryNetwork()
-    here, there = network.node(stranger(1)), network.node(stranger(2))
-    faults: list[Exception] = []
-    async with running(here, there):
-        here.serve(CONTROL, _greeted(faults))
-        await there.connect(PeerAddrs(here.peer, (here._addr,)))
-
-        async def say(*said: object) -> None:
-            stream = MessageStream(await there.open(here.peer, CONTROL))
-            await stream.send(*said)
-            assert await hung_up(stream)
-
-        await say(Hello("elsewhere", "gateway", None, 0))
-        await say(RFQ(b"n" * 16, NETWORK, SETTLEMENT, shape(), 1))
-        raw = await there.open(here.peer, CONTROL)
-        await raw.send(b"\xff\xff\xff\xff")
-        assert await hung_up(MessageStream(raw))
-        before = trio.current_time()
-        slow = await there.open(here.peer, CONTROL)
-        await slow.send(b"\0\0")  # half a length, and then nothing
-        with suppress(Unavailable):
-            await slow.receive()
-            await slow.receive()
-        assert trio.current_time() - before == pytest.approx(HELLO_TIMEOUT_S)
-    assert [type(fault) for fault in faults] == [Refused, MalformedMessage, MalformedMessage, Unavailable]
-
-
-async def test_a_wrong_clock_is_said_once_for_each_peer(capsys: pytest.CaptureFixture[str]) -> None:
-    network = MemoryNetwork()
-    here, there = network.node(stranger(1)), network.node(stranger(2))
-    async with running(here, there):
-        here.serve(CONTROL, _greeted([]))
-        await there.connect(PeerAddrs(here.peer, (here._addr,)))
-        for wall_ms in (0, 2**64 - 1):
-            stream = MessageStream(await there.open(here.peer, CONTROL))
-            await stream.send(Hello(NETWORK, "gateway", None, wall_ms))
-            assert await hung_up(stream)
-    assert capsys.readouterr().out.count("clock differs") == 1
