@@ -172,7 +172,7 @@ class _Follow:
         self.taken = False
 
     async def run(self, stream: MessageStream) -> Ending:
-        """Until there is an ending, on a stream that the bid was said on. Raises Unavailable when the stream breaks first."""
+        """Until there is an ending, on a stream that the bid was said on. Raises Unavailable when it breaks first."""
         endings: list[Ending] = []
         broken: list[PasarError] = []
 
