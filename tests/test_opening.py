@@ -11,20 +11,12 @@ from benchmarks.noop_worker import blank
 from compute.spec import Artifact
 from market import jobwire as wire
 from market.opening import check_receipt, unsealed
-from market.quote import RFQ
 from market.sealing import WrongKey
-from p2p.envelope import sign
 from p2p.errors import PeerFault
-from p2p.peer import PeerId
 from tests.support.hostile import SPEC, HostileSeller
 from tests.support.market_values import NETWORK, SETTLEMENT, Key
 
 LIAR = 9
-
-
-def bought(liar: HostileSeller, buyer: PeerId) -> wire.Award:
-    quote = liar.quote(RFQ(b"n" * 16, NETWORK, SETTLEMENT, SPEC.shape, 1000), buyer)
-    return wire.Award(b"j" * 32, 1, SETTLEMENT, sign(quote, liar.key), quote.price, 1000, 10, 1000, 0, SPEC)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +31,7 @@ def bought(liar: HostileSeller, buyer: PeerId) -> wire.Award:
 )
 def test_every_lie_in_a_receipt_is_seen(lie: dict[str, Any]) -> None:
     liar, buyer = HostileSeller(None, Key(LIAR), None, None), Key(1).peer  # type: ignore[arg-type]
-    award, data = bought(liar, buyer), blank(64, 64)
+    award, data = liar.sold_to(buyer), blank(64, 64)
     files = [Artifact("image/png", data)]
     known = {"network": NETWORK, "gateway": buyer, "seller": liar.key.peer, "price": award.price}
     check_receipt(liar.receipt(award, [data], buyer), files, award, **known)  # type: ignore[arg-type]
@@ -52,7 +44,7 @@ def test_every_lie_in_a_receipt_is_seen(lie: dict[str, Any]) -> None:
 
 def test_files_that_are_not_what_was_committed_or_asked() -> None:
     liar = HostileSeller(None, Key(LIAR), None, None)  # type: ignore[arg-type]
-    award = bought(liar, Key(1).peer)
+    award = liar.sold_to(Key(1).peer)
 
     def opened(data: bytes = blank(64, 64), secret: bytes = b"k" * 32, **changes: Any) -> tuple[Artifact, ...]:
         artifacts, ciphers = liar.sealed(award, data)

@@ -213,6 +213,11 @@ class HostileSeller:
             0,
         )
 
+    def sold_to(self, buyer: PeerId) -> wire.Award:
+        """An award that takes a quote of ours, for ``SPEC``."""
+        quote = self.quote(RFQ(b"n" * 16, NETWORK, SETTLEMENT, SHAPE, 1000), buyer)
+        return wire.Award(b"j" * 32, 1, SETTLEMENT, sign(quote, self.key), quote.price, 1000, 10, 1000, 0, SPEC)
+
     async def _job(self, raw: Stream) -> None:
         stream = MessageStream(raw, JOB_FRAME)
         try:
