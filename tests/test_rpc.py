@@ -23,7 +23,7 @@ Reply = Callable[[bytes], bytes]
 
 
 def http(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
@@ -231,7 +231,8 @@ def test_calls_and_events_are_the_contracts():
 @pytest.mark.parametrize("module", ["node", "market.bidding", "ledger.chain", "ledger.devchain"])
 def test_web3_is_loaded_with_the_first_request(module):
     """A light client never has one."""
-    probe = f"import sys, {module}; print([m for m in ('web3', 'aiohttp', 'starlette', 'hypercorn') if m in sys.modules])"
+    late = ("web3", "aiohttp", "starlette", "hypercorn")
+    probe = f"import sys, {module}; print([m for m in {late} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
