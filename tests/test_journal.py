@@ -214,6 +214,8 @@ async def test_nonces_of_transactions_outlive_the_process(tmp_path: Path) -> Non
 CHILD = """
 import sys
 from pathlib import Path
+import structlog
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
 from tests.support.ledger_values import ALICE, BOB, Market, drive
 from ledger.ticket import payment_id
 folder, start = Path(sys.argv[1]), int(sys.argv[2])
@@ -238,6 +240,7 @@ def test_killed_at_any_write_the_books_balance_and_nothing_said_is_forgotten(tmp
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(tmp_path), str(turn * 1_000_000)],
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
