@@ -34,6 +34,7 @@ from market.protocol import BID
 from market.receipt import NotVerified, Receipt, verify_receipt
 from market.refusal import Refusal
 from p2p.blobs import Chunk
+from p2p.codec import encode
 from p2p.errors import MalformedMessage, Misconfigured, PasarError, PeerFault, Unavailable
 from p2p.peer import PeerId
 from p2p.stream import JOB_FRAME, MessageStream
@@ -92,7 +93,7 @@ def bid_for(wish: Wish, model: ModelOnOffer, pipeline: str, chance: Chance) -> B
         spec = JobSpec(shape, wish.prompt, wish.negative_prompt, wish.guidance, seed, chance(16))
     except ValueError as exc:
         raise Misconfigured(str(exc)) from exc
-    return Bid(
+    bid = Bid(
         nonce=chance(16),
         spec=spec,
         limit=wish.limit,
@@ -101,6 +102,11 @@ def bid_for(wish: Wish, model: ModelOnOffer, pipeline: str, chance: Chance) -> B
         prefer=wish.prefer,
         wait=wish.wait,
     )
+    try:
+        encode(bid)
+    except ValueError as exc:  # beyond what any market serves
+        raise Misconfigured(str(exc).removeprefix("bid v1: ")) from exc
+    return bid
 
 
 def choose_model(offered: ModelsOnOffer, name: str | None) -> ModelOnOffer:

@@ -245,13 +245,20 @@ class Conversation:
 
     async def _write(self, stream: MessageStream, letters: trio.MemoryReceiveChannel[Letter]) -> None:
         """Say what was queued; blobs go out beside it, so that a large one holds up no message."""
+        broken: PasarError | None = None
         async with trio.open_nursery() as nursery:
-            async for letter in letters:
-                if isinstance(letter, SendBlob):
-                    nursery.start_soon(self._send_blob, stream, letter)
-                else:
-                    await stream.send(letter)
-                    self._mark(letter)
+            try:
+                async for letter in letters:
+                    if isinstance(letter, SendBlob):
+                        nursery.start_soon(self._send_blob, stream, letter)
+                    else:
+                        await stream.send(letter)
+                        self._mark(letter)
+            except PasarError as exc:  # out of the nursery as itself, not in a group
+                broken = exc
+                nursery.cancel_scope.cancel()
+        if broken is not None:
+            raise broken
 
     async def _read(self, stream: MessageStream) -> None:
         while (said := await stream.receive(timeout=self._patience())) is not None:

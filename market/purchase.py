@@ -378,8 +378,9 @@ class Purchase:
             reputation.delivered(self.seller, now, model=shape.model, units=shape.units, run_ms=times.run_ms)
             await self._b.books.record_delivered(self.recipient)
         elif close.code == wire.LOST and self.accepted.is_set():
-            # what it was paid stays as credit with it, and never is the customer's
-            reputation.fault(self.seller, now)
+            # What it was paid stays as credit with it, and never is the customer's. Its exposure falls; it is not
+            # banned: it may be all there is, and back soon.
+            reputation.failed(self.seller, now)
             await self._b.books.record_fault(self.recipient)
         elif close.refusal is not None:
             reputation.refused(self.seller, now)

@@ -19,7 +19,7 @@ POINTS = ((AWARD_SENT, 1), (SEALED, 1), (TICKETS_SENT, 1), (TICKETS_SENT, 2), (K
 GATEWAY, SELLER, CLIENT = 1, 2, 9
 # Trio's clock against the real one: deadlines pass more quickly, journals take the time they take. Slow enough for a
 # restart within the 8 s that a gateway waits, quick enough for one after them.
-SOON, LATE = 4.0, 30.0
+SOON, LATE = 4.0, 8.0
 AWAY_S = 10.0
 
 

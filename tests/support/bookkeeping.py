@@ -1,4 +1,4 @@
-"""Both books of one pair side by side, read from the journals: what they must agree on, and what may explain the rest."""
+"""Both books of one pair side by side, read from the journals: what they agree on, and what may explain the rest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ledger.schema import WeiSum, of_wei
 
 @dataclass(frozen=True, slots=True)
 class BookPair:
-    """One gateway's account with one seller, and that seller's with the gateway. ``open_``: signed, no verdict known."""
+    """A gateway's account with a seller, and that seller's with the gateway. ``open_``: signed, no verdict known."""
 
     sent_credit: int
     sent_debit: int

@@ -207,8 +207,13 @@ def outcome(process: Process, timeout: float = 180.0) -> BidOutcome:
     """Wait for a ``bid --json`` and read what it said."""
     code = process.wait(timeout)
     assert process.stdout, f"nothing on stdout, exit code {code}\n{process.tail()}"
-    news = [json.loads(line) for line in process.errors().splitlines() if line.startswith("{")]
-    return BidOutcome(code, json.loads(process.stdout[-1]), news, process)
+    return BidOutcome(code, json.loads(process.stdout[-1]), news_of(process), process)
+
+
+def news_of(process: Process) -> list[dict[str, Any]]:
+    """What a ``bid --json`` has said on its way, as far as the lines are whole."""
+    lines = process.errors().split("\n")[:-1]
+    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 @contextmanager
