@@ -55,11 +55,29 @@ class CustomerBooks:
         _check(customer, amount)
         return await self._journal.write(lambda tx: _pay_out(tx, customer, amount))
 
-    async def reserve(self, job_id: bytes, customer: str, amount: int, *, free: bool = False) -> JobMoney:
-        """Set ``amount`` aside for a job; again for the same job: what was set aside. Raises Refused NO_CREDIT."""
+    async def reserve(
+        self,
+        job_id: bytes,
+        customer: str,
+        amount: int,
+        *,
+        free: bool = False,
+        also: Callable[[Transaction], None] = lambda tx: None,
+    ) -> JobMoney:
+        """Set ``amount`` aside for a job; again for the same job: what was set aside. Raises Refused NO_CREDIT.
+
+        ``also`` is written in the same transaction while the job is neither charged nor returned.
+        """
         _check(customer, amount)
         now_ms = int(self._wall_time() * 1000)
-        return await self._journal.write(lambda tx: _reserve(tx, job_id, customer, amount, free, now_ms))
+
+        def write(tx: Transaction) -> JobMoney:
+            money = _reserve(tx, job_id, customer, amount, free, now_ms)
+            if money.state == _RESERVED:
+                also(tx)
+            return money
+
+        return await self._journal.write(write)
 
     async def charge(self, job_id: bytes, price: int, margin: int = 0) -> JobMoney:
         """The job was delivered: take its price and margin once, return the rest. Raises Refused when it cannot be."""

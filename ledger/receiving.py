@@ -70,6 +70,7 @@ class _Seen:
 
     accounts: dict[Address, Account] = field(default_factory=dict)
     standings: dict[Address, Standing] = field(default_factory=dict)
+    won: bool = False
 
 
 class ReceivingBooks:
@@ -176,6 +177,11 @@ class ReceivingBooks:
         """How many winning tickets there ever were, from one sender or from all."""
         return await self._journal.write(lambda tx: self._rows(tx).won(sender))
 
+    @property
+    def has_won(self) -> bool:
+        """Whether any ticket ever won here."""
+        return self._seen.won
+
     def exposure(self, sender: Address, small_job: int = 1) -> int:
         """The exposure limit, in whatever a small job is given in (in small jobs when it is not)."""
         return self.standing(sender).limit(small_job)
@@ -210,6 +216,11 @@ class ReceivingBooks:
     def _load(self, tx: Transaction) -> None:
         rows = self._rows(tx)
         self._seen.accounts, self._seen.standings = dict(rows.accounts()), dict(rows.standings())
+        self._seen.won = rows.won(None) > 0
+
+    def _note_win(self, face_wei: int) -> None:
+        self._seen.won = True
+        log.info("ticket won", face_wei=face_wei)
 
     def _room(self, rows: RecipientRows, sender: Address, cover: Cover) -> int:
         """Face values that may still win: what the cover bears, and what our float lets stand."""
@@ -253,7 +264,7 @@ class ReceivingBooks:
         )
         for winner in judged.winners:
             rows.put_winner(winner, arrived.now_ms)
-            tx.after_commit(partial(log.info, "ticket won", face_wei=winner.ticket.face_value))
+            tx.after_commit(partial(self._note_win, winner.ticket.face_value))
         if judged.credited or judged.use.bitmap != use.bitmap:
             rows.put_use(params_id, judged.use)
         ours = self._worth_a_row(rows, sender, judged)

@@ -133,13 +133,12 @@ class JobRun:
             await self._conclude(await self._until_done(matched))
 
     async def _take(self, whole: trio.CancelScope, task_status: TaskStatus[None]) -> None:
-        """Set the money aside and put the bid on disk. Sellers are asked meanwhile; no award leaves before."""
+        """Take the bid in. Sellers are asked meanwhile; no award leaves before it is on disk."""
         refusal = await self._reserve()
         if refusal is not None:
             self._finish(refusal)
             whole.cancel()
         else:
-            await (await self._keep()).wait()
             self._on_disk.set()
         task_status.started()
 
@@ -161,10 +160,11 @@ class JobRun:
             await self._conclude(outcome or await self._until_done(self._match()))
 
     async def _reserve(self) -> Refusal | None:
-        """Set the customer's money aside."""
+        """Set the customer's money aside, and put the bid on disk with it."""
         try:
+            row = self._c.jobs.row(self.job, self.client, self.bid, self._free)
             money = await self._c.customers.reserve(
-                self.job_id, peer_text(self.client), self.job.limit, free=self._free
+                self.job_id, peer_text(self.client), self.job.limit, free=self._free, also=row
             )
         except Refused as exc:
             return simple(Code.NO_CREDIT, exc.hint, limit_wei=self.job.limit)

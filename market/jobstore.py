@@ -58,14 +58,18 @@ class JobStore:
         return found
 
     async def put(self, job: Job, client: PeerId, bid: Bid, free: bool) -> Begun[None]:
-        """On its way to the disk when this returns, before whatever is written later. The time of the first stays."""
+        """On its way to the disk when this returns, before whatever is written later."""
+        return await self._journal.begin(self.row(job, client, bid, free))
+
+    def row(self, job: Job, client: PeerId, bid: Bid, free: bool) -> Callable[[Transaction], None]:
+        """The write of this row, for a transaction of somebody else's. The time of the first stays."""
         row = (job.job_id, client, encode(bid), encode(job), int(free), int(self._wall_time() * 1000))
         query = "INSERT INTO bids VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE SET job = excluded.job"
 
         def write(tx: Transaction) -> None:
             tx.db.execute(query, row)
 
-        return await self._journal.begin(write)
+        return write
 
     async def drop(self, job_id: bytes) -> None:
         """The job has its outcome."""
