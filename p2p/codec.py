@@ -29,6 +29,7 @@ _KINDS: dict[tuple[str, int], type] = {}
 _WIRE: dict[type, tuple[str, int]] = {}
 
 T = TypeVar("T")
+Turn = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,99 +147,123 @@ def _unpack_big(code: int, data: bytes) -> int:
 
 
 @cache
-def _plan(cls: type) -> tuple[tuple[str, Any], ...]:
+def _plan(cls: type) -> tuple[tuple[str, Turn, Turn], ...]:
+    """Each field's name, and how it goes out and comes in: made once, for it runs for every message."""
     hints = get_type_hints(cls, include_extras=True)
-    return tuple((f.name, hints[f.name]) for f in fields(cls))
+    return tuple((f.name, *_turns(hints[f.name], f"{cls.__name__}.{f.name}", None)) for f in fields(cls))
 
 
 def _lower(cls: type, value: Any) -> list[Any]:
     """Fields of a dataclass as plain msgpack values, each checked against its annotation."""
-    return [_check(hint, getattr(value, name), f"{cls.__name__}.{name}", lowering=True) for name, hint in _plan(cls)]
+    return [lower(getattr(value, name)) for name, lower, _ in _plan(cls)]
 
 
 def _raise(cls: type, raw: Any, where: str) -> Any:
     plan = _plan(cls)
     if type(raw) is not tuple or len(raw) != len(plan):
         raise MalformedMessage(f"{where}: wrong number of fields")
-    values = [
-        _check(hint, item, f"{where}.{name}", lowering=False) for (name, hint), item in zip(plan, raw, strict=True)
-    ]
+    values = [take(item) for (_, _, take), item in zip(plan, raw, strict=True)]
     try:
         return cls(*values)
     except ValueError as exc:  # a class may check what its annotations cannot say
         raise MalformedMessage(f"{where}: {exc}") from exc
 
 
-def _check(hint: Any, item: Any, where: str, *, lowering: bool, bound: Size | Range | None = None) -> Any:
+def _turns(hint: Any, where: str, bound: Size | Range | None) -> tuple[Turn, Turn]:
+    """How a value of this annotation goes out, and how it comes in. Raises ValueError for one without an encoding."""
     origin = get_origin(hint)
     if origin is Annotated:
         inner, *marks = get_args(hint)
         own = next((m for m in marks if isinstance(m, Size | Range)), None)
-        return _check(inner, item, where, lowering=lowering, bound=bound or own)
+        return _turns(inner, where, bound or own)
     if hasattr(hint, "__supertype__"):
-        return _check(hint.__supertype__, item, where, lowering=lowering, bound=bound)
+        return _turns(hint.__supertype__, where, bound)
     if origin in (Union, types.UnionType):
-        return _check_optional(hint, item, where, lowering, bound)
+        return _optional_turns(hint, where)
     if origin is tuple:
-        return _check_tuple(get_args(hint), item, where, lowering, bound)
+        return _tuple_turns(get_args(hint), where, bound)
     if is_dataclass(hint) and isinstance(hint, type):
-        if not lowering:
-            return _raise(hint, item, where)
-        if type(item) is not hint:
-            raise MalformedMessage(f"{where}: not a {hint.__name__}")
-        return _lower(hint, item)
+        return _nested_turns(hint, where)
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return _check_enum(hint, item, where, lowering)
-    return _check_plain(hint, item, where, lowering, bound)
+        return _enum_turns(hint, where)
+    return _plain_turns(hint, where, bound)
 
 
-def _check_optional(hint: Any, item: Any, where: str, lowering: bool, bound: Size | Range | None) -> Any:
+def _optional_turns(hint: Any, where: str) -> tuple[Turn, Turn]:
     inner = [a for a in get_args(hint) if a is not type(None)]
     if len(inner) != 1:
         raise ValueError(f"{where}: only `X | None` is supported")
-    return None if item is None else _check(inner[0], item, where, lowering=lowering, bound=bound)
+    lower, take = _turns(inner[0], where, None)
+    return lambda item: None if item is None else lower(item), lambda item: None if item is None else take(item)
 
 
-def _check_tuple(args: tuple[Any, ...], item: Any, where: str, lowering: bool, bound: Size | Range | None) -> Any:
-    if type(item) is not tuple:
-        raise MalformedMessage(f"{where}: not an array")
+def _tuple_turns(args: tuple[Any, ...], where: str, bound: Size | Range | None) -> tuple[Turn, Turn]:
     if len(args) == 2 and args[1] is Ellipsis:
-        _check_bound(len(item), bound or _DEFAULT[tuple], where)
-        hints = [args[0]] * len(item)
-    else:
-        hints = list(args)
-        if len(item) != len(hints):
-            raise MalformedMessage(f"{where}: {len(item)} items where {len(hints)} belong")
-    checked = [_check(h, i, where, lowering=lowering) for h, i in zip(hints, item, strict=True)]
-    return checked if lowering else tuple(checked)
+        size = bound or _DEFAULT[tuple]
+        lower, take = _turns(args[0], where, None)
+
+        def check(item: Any) -> Any:
+            if type(item) is not tuple:
+                raise MalformedMessage(f"{where}: not an array")
+            _check_bound(len(item), size, where)
+            return item
+
+        return lambda item: [lower(one) for one in check(item)], lambda item: tuple(take(one) for one in check(item))
+    turns = [_turns(arg, where, None) for arg in args]
+
+    def each(item: Any, way: int) -> list[Any]:
+        if type(item) is not tuple:
+            raise MalformedMessage(f"{where}: not an array")
+        if len(item) != len(turns):
+            raise MalformedMessage(f"{where}: {len(item)} items where {len(turns)} belong")
+        return [both[way](one) for both, one in zip(turns, item, strict=True)]
+
+    return lambda item: each(item, 0), lambda item: tuple(each(item, 1))
 
 
-def _check_enum(hint: type[StrEnum], item: Any, where: str, lowering: bool) -> Any:
-    try:
-        member = hint(item)
-    except ValueError as exc:
-        raise MalformedMessage(f"{where}: not one of {[m.value for m in hint]}") from exc
-    return member.value if lowering else member
+def _nested_turns(cls: type, where: str) -> tuple[Turn, Turn]:
+    def lower(item: Any) -> Any:
+        if type(item) is not cls:
+            raise MalformedMessage(f"{where}: not a {cls.__name__}")
+        return _lower(cls, item)
+
+    return lower, lambda item: _raise(cls, item, where)
 
 
-def _check_plain(hint: Any, item: Any, where: str, lowering: bool, bound: Size | Range | None) -> Any:
+def _enum_turns(kind: type[StrEnum], where: str) -> tuple[Turn, Turn]:
+    def take(item: Any) -> Any:
+        try:
+            return kind(item)
+        except ValueError as exc:
+            raise MalformedMessage(f"{where}: not one of {[m.value for m in kind]}") from exc
+
+    return lambda item: take(item).value, take
+
+
+def _plain_turns(hint: Any, where: str, bound: Size | Range | None) -> tuple[Turn, Turn]:
     if hint not in (int, bytes, str, bool):
         raise ValueError(f"{where}: {hint!r} has no encoding")
-    if type(item) is not hint:
-        raise MalformedMessage(f"{where}: {type(item).__name__} where {hint.__name__} belongs")
-    if hint is bool:
+    limit = bound or _DEFAULT.get(hint)
+
+    def take(item: Any) -> Any:
+        if type(item) is not hint:
+            raise MalformedMessage(f"{where}: {type(item).__name__} where {hint.__name__} belongs")
+        if limit is not None:
+            _check_bound(item if hint is int else len(item) if hint is bytes else _text_size(item, where), limit, where)
         return item
-    if hint is str:
-        try:
-            measure = len(item.encode())
-        except UnicodeEncodeError as exc:
-            raise MalformedMessage(f"{where}: no text") from exc
-    else:
-        measure = item if hint is int else len(item)
-    _check_bound(measure, bound or _DEFAULT[hint], where)
-    if lowering and hint is int and item >= 2**64:
-        return msgpack.ExtType(_BIG, item.to_bytes((item.bit_length() + 7) // 8, "big"))
-    return item
+
+    def lower(item: Any) -> Any:
+        big = type(take(item)) is int and item >= 2**64
+        return msgpack.ExtType(_BIG, item.to_bytes((item.bit_length() + 7) // 8, "big")) if big else item
+
+    return (lower if hint is int else take), take
+
+
+def _text_size(text: str, where: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as exc:
+        raise MalformedMessage(f"{where}: no text") from exc
 
 
 def _check_bound(measure: int, bound: Size | Range, where: str) -> None:
