@@ -132,9 +132,11 @@ def _create(path: Path, passphrase: str, chain_id: int | None, development: bool
 
 def _load(path: Path, passphrase: str) -> Identity:
     with path.open("rb") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        status = os.fstat(file.fileno())
         content = file.read(MAX_FILE + 1)
-    if mode & 0o077:
+    if status.st_uid != os.geteuid():
+        raise Misconfigured(f"keystore {path} belongs to another user: run as its owner, or name another --data-dir")
+    if stat.S_IMODE(status.st_mode) & 0o077:
         raise Misconfigured(f"keystore {path} can be read by others: chmod 600 {path}")
     keystore, extra = _parse(path, content)
     try:

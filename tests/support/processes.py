@@ -159,7 +159,7 @@ class LocalMarket:
     def start(self, *argv: str, script: str = "node.py", **settings: str) -> Process:
         """A child that runs ``script`` with these arguments; ``settings`` are environment variables."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = next((a for a in argv if not a.startswith("-")), "node")
+        name = Path(next((a for a in argv if not a.startswith("-")), "node")).stem
         log = self.cwd / f"{len(self.processes):02}-{name}.log"
         process = Process([str(ROOT / script), *argv], self.environment(**settings), log, self.cwd)
         self.processes.append(process)
