@@ -224,28 +224,16 @@ class JobRun:
 
     async def _give(self, award_to: AwardTo) -> bool:
         """Award the job; whether the seller took it."""
-        quote = award_to.quote
         await self._on_disk.wait()
         if self._cancelled.is_set():
             return False
         try:
-            self.job = self.job.award(award_to.seller, quote.price)
+            self.job = self.job.award(award_to.seller, award_to.quote.price)
         except Refused as exc:
             self.log.warning("not awarded", code=exc.code)
             return False
         await self._keep()  # handed in before the session's own record, without which no award leaves
-        award = wire.Award(
-            job_id=self.job_id,
-            attempt=len(self.job.attempts),
-            settlement=self._c.settlement,
-            quote=award_to.envelope,
-            price=quote.price,
-            finish_by_ms=min(quote.finish_by_ms, wire.MAX_DURATION_MS),
-            late_rate=quote.late_rate,
-            deadline_ms=max(0, self._deadline - now_ms()),
-            slices=0,
-            spec=self.bid.spec,
-        )
+        award = self._award(award_to)
         purchase = Purchase(self._c.basket, award_to.seller, Buying.of(award), self.tell)
         self._purchases.append(purchase)
         await self._c.start(purchase)
@@ -266,6 +254,20 @@ class JobRun:
             return True
         await self._take_stock(purchase)
         return False
+
+    def _award(self, to: AwardTo) -> wire.Award:
+        return wire.Award(
+            job_id=self.job_id,
+            attempt=len(self.job.attempts),
+            settlement=self._c.settlement,
+            quote=to.envelope,
+            price=to.quote.price,
+            finish_by_ms=min(to.quote.finish_by_ms, wire.MAX_DURATION_MS),
+            late_rate=to.quote.late_rate,
+            deadline_ms=max(0, self._deadline - now_ms()),
+            slices=0,
+            spec=self.bid.spec,
+        )
 
     async def _follow(self, purchase: Purchase) -> Outcome | None:
         async with trio.open_nursery() as nursery:
