@@ -93,13 +93,18 @@ def odd(*parts: Any) -> bytes:
 
 async def test_ticket_params_that_cannot_be_read(tmp_path: Path) -> None:
     async def act(liar: HostileSeller, stream: MessageStream, award: wire.Award) -> None:
-        junk = (odd("ticket-params", 99, 1), b"\xc1", odd("offer", 1))[len(liar.awards) % 3]
+        junk = (odd("ticket-params", 99, 1), b"\xc1")[len(liar.awards) - 1]
         await liar.accept(stream, award, due=award.price // 16, params=junk)
         await liar.listen(stream)
 
     async with stage(tmp_path, act) as on:
-        honestly(on, await on.bid())
-        assert on.spared
+        for count in (1, 2):
+            honestly(on, await on.bid())
+            assert on.spared
+            with trio.fail_after(5):
+                while len(on.liar.closed_as) < count:
+                    await trio.lowlevel.checkpoint()
+        assert on.liar.closed_as == ["BAD_PARAMS"] * 2
 
 
 async def test_a_commitment_of_an_unknown_version_is_passed_over(
@@ -107,7 +112,11 @@ async def test_a_commitment_of_an_unknown_version_is_passed_over(
 ) -> None:
     monkeypatch.setattr("market.session.buyer.GRACE_MS", 100)
 
+    streams = 0
+
     async def act(liar: HostileSeller, stream: MessageStream, award: wire.Award) -> None:
+        nonlocal streams
+        streams += 1
         await liar.accept(stream, award)
         strange = Signed(odd("commitment", 99), bytes(65))
         await stream.send(wire.Seal(award.job_id, award.attempt, strange))
@@ -116,6 +125,7 @@ async def test_a_commitment_of_an_unknown_version_is_passed_over(
 
     async with stage(tmp_path, act) as on:
         honestly(on, await on.bid())
+        assert streams == 1
         assert on.record().faults == 0
         assert on.record().measured == 1
 

@@ -182,6 +182,11 @@ class HostileSeller:
         await seat.publish(offers_topic(NETWORK, PIPELINE), encode(sign(seller.offer(), key)))
         return seller
 
+    @property
+    def closed_as(self) -> list[str]:
+        """Why the gateway said that attempts were over."""
+        return [said.code for said in self.said if isinstance(said, wire.Closure)]
+
     def offer(self, **changes: Any) -> Offer:
         model = model_offer(model=MODEL, max_side=1024, speed=10**9, name="noop")
         return offer(self.key.peer, model=model, price=self.price, issued_at=int(time.time()), **changes)
