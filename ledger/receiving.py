@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
@@ -88,6 +88,7 @@ class ReceivingBooks:
         chance: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self.terms = terms
+        self.redemption_cost: Callable[[], int] | None = None  # asked for each params; None: as the terms say
         self._journal, self._signer, self._settlement, self._cover = journal, signer, settlement, cover
         self._wall_time, self._chance = wall_time, chance
         self._limiter = trio.CapacityLimiter(1)
@@ -239,9 +240,11 @@ class ReceivingBooks:
         chance: bytes,
         certain: bool,
     ) -> TicketParams:
-        room = self._room(rows, sender, cover)
+        room, terms = self._room(rows, sender, cover), self.terms
+        if self.redemption_cost is not None:
+            terms = replace(terms, redemption_cost=self.redemption_cost())
         return self._recipient().issue(
-            sender, value, terms=self.terms, room=room, round_=round_, now_ms=now_ms, chance=chance, certain=certain
+            sender, value, terms=terms, room=room, round_=round_, now_ms=now_ms, chance=chance, certain=certain
         )
 
     def _receive(self, tx: Transaction, arrived: _Arrived) -> PaymentVerdict:

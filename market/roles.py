@@ -11,7 +11,7 @@ import secrets
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import SystemRandom
 from typing import TYPE_CHECKING, Protocol
 
@@ -187,7 +187,7 @@ async def run_orchestrator(life: Life) -> None:
     redeemer = Redeemer(purse.chain, purse.wallet, books)
     await nursery.start(redeemer.run)
     if not development:
-        books.terms = replace(terms, redemption_cost=redeemer.redemption_cost())
+        books.redemption_cost = redeemer.redemption_cost  # it follows gas and own receipts
     base = await build_base(config, "orchestrator", instance, identity, purse, nursery)
     supplies = Supplies(
         signer=identity,

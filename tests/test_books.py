@@ -366,6 +366,14 @@ def test_a_recipient_that_forgot_believes_only_its_own_signature(market: Market)
     assert balanced(market)
 
 
+def test_params_carry_the_cost_of_redemption_as_it_is_now(market: Market) -> None:
+    cost = PRICE
+    market.receiving.redemption_cost = lambda: cost
+    assert ask(market).face_value == 20 * PRICE
+    cost = 2 * PRICE
+    assert ask(market).face_value == 40 * PRICE
+
+
 def test_a_statement_that_shrinks_is_a_rollback(market: Market) -> None:
     settle(market, receive(market, pay(market, ask(market))))
     assert not market.sending.rolled_back(BOB.address)
