@@ -110,7 +110,8 @@ async def test_ticket_params_that_cannot_be_read(tmp_path: Path) -> None:
 async def test_a_commitment_of_an_unknown_version_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("market.session.buyer.GRACE_MS", 100)
+    monkeypatch.setattr("market.session.buyer.GRACE_MS", 300)
+    monkeypatch.setattr("market.purchase.REDIAL_S", 0.01)
 
     streams = 0
 
