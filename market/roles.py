@@ -35,8 +35,9 @@ from market.orchestrator import Orchestrator, Supplies
 from market.prefilter import SMALL_JOB, SMALL_JOB_DEVELOPMENT
 from market.rolekit import build_base, fund, open_purse, say_ready
 from market.walletdoor import wallet_door
+from p2p.addresses import listen_parts
 from p2p.identity import load_or_create
-from p2p.limits import raise_open_files
+from p2p.limits import PortClaim, raise_open_files
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -85,6 +86,7 @@ async def live(config: Config, role: Role, machines: Machines) -> None:
     instance = claim(config.home, config.network, role, config.data_dir)
     face: Face | None = None
     try:
+        check_ports(config)
         face = open_face(config, role)
         async with trio.open_nursery() as nursery:
             life = Life(config, instance, nursery, machines, [], face)
@@ -97,6 +99,13 @@ async def live(config: Config, role: Role, machines: Machines) -> None:
         instance.release()
         if face is not None:
             face.close()
+
+
+def check_ports(config: Config) -> None:
+    """Raises Misconfigured for a port that is taken, before money moves; the host claims them when it listens."""
+    for addr in config.listen:
+        ip, port, _ = listen_parts(addr)
+        PortClaim(ip, port).release()
 
 
 def open_face(config: Config, role: Role) -> Face | None:

@@ -60,6 +60,9 @@ class PortClaim:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((ip, port))
+        except BlockingIOError as exc:
+            self.release()
+            raise Misconfigured(f"port {port} on {ip} is in use by another node of yours; choose another one") from exc
         except OSError as exc:
             self.release()
             raise Misconfigured(f"port {port} on {ip} cannot be used: {exc.strerror or exc}") from exc
