@@ -7,6 +7,7 @@ before first, and goes on to the next when one is gone. Ctrl-C takes the bid bac
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import signal
 import sys
@@ -19,18 +20,21 @@ import trio
 
 from ledger.money import wei_text
 from market.bidwire import BidCancelled, JobFailed
-from market.client import Client, Delivered, Ending, Wish, bid_for, choose_model
+from market.client import Client, Delivered, Ending, GatewayLost, Wish, bid_for, check_wish, choose_model
 from market.config import Config
 from market.console import DONE, FAILED, NO_GATEWAY, NO_MATCH
 from market.instance import Instance, claim
 from market.lightclient import find_gateways, greeter_of, join
 from market.overlay import Overlay
 from market.progress import Display, JsonDisplay, PlainDisplay, RichDisplay
-from market.refusal import Refusal
+from market.refusal import Code, Refusal
 from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable
 from p2p.peer import PeerId, peer_text
 
 log = structlog.get_logger(__name__)
+
+
+NO_ROOM = (Code.BUSY, Code.TOO_MANY)  # of this gateway: another one may have some
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class _Marks:
 
 async def run_bid(config: Config, errand: Errand) -> int:
     """Do the errand; the exit code. Raises Misconfigured before anything is dialled."""
+    check_wish(errand.wish, errand.pipeline)
+    check_target(errand.out)
     instance = claim(config.home, config.network, "client", config.data_dir)
     code = [FAILED]
     try:
@@ -80,8 +86,13 @@ class _Bidding:
             overlay = await self._join(nursery)
             gateways = await self._gateways(overlay)
         if searching.cancelled_caught:
-            self._show.say("cancelled; nothing was charged")
-            return FAILED
+            self._show.end()
+            told = {
+                "code": "CANCELLED",
+                "charged_wei": 0,
+                "hint": "cancelled before a bid was made; nothing was charged",
+            }
+            return self._refused(FAILED, told)
         if not gateways:
             self._show.end()
             hint = "start one with --role gateway, or name a bootstrap of a network that has one with --bootstrap"
@@ -93,9 +104,12 @@ class _Bidding:
     async def _try_all(self, client: Client, overlay: Overlay, gateways: list[PeerId]) -> int:
         """The first gateway that answers does the job; one that is gone, or says it has no room, is passed over."""
         last = ""
-        for gateway in gateways:
+        for place, gateway in enumerate(gateways, 1):
             try:
                 ending = await self._at(client, gateway)
+            except GatewayLost as exc:  # it may still work and charge: nobody else is asked to do the same
+                self._show.end()
+                return self._refused(FAILED, {"code": "GATEWAY_LOST", "hint": f"{exc} ({peer_text(gateway)})"})
             except (Unavailable, Refused) as exc:
                 last = str(exc)
                 overlay.book.failed(gateway)
@@ -108,6 +122,8 @@ class _Bidding:
             finally:
                 self._marks.finished = trio.current_time()
             overlay.book.succeeded(gateway)
+            if isinstance(ending, Refusal) and ending.code in NO_ROOM and place < len(gateways):
+                continue
             self._show.end()
             return self._report(gateway, ending)
         self._show.end()
@@ -115,9 +131,9 @@ class _Bidding:
 
     async def _at(self, client: Client, gateway: PeerId) -> Ending:
         offered = await client.models(gateway, self._errand.pipeline)
-        if not offered.models and not self._errand.wish.model:
-            raise Unavailable("the gateway knows no model on offer for this pipeline")
-        model = choose_model(offered, self._errand.wish.model)
+        model = choose_model(offered, self._errand.wish)
+        if isinstance(model, Refusal):
+            return model
         bid = bid_for(self._errand.wish, model, self._errand.pipeline, secrets.token_bytes)
         return await client.bid(gateway, bid, self._show.news, self._cancelled)
 
@@ -180,12 +196,15 @@ class _Bidding:
         name = done.job_id.hex()[:12]
         out = self._errand.out or Path(f"pasar-{name}.png")
         receipt = self._instance.path / "receipts" / f"{done.job_id.hex()}.receipt"
+        receipt.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        receipt.write_bytes(done.receipt)
         try:
-            receipt.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            receipt.write_bytes(done.receipt)
             out.write_bytes(data)
-        except OSError as exc:
-            raise Misconfigured(f"cannot write the result to {out}: {exc.strerror}") from exc
+        except OSError as exc:  # it is paid for: keep it where we can write
+            saved = receipt.with_suffix(".png")
+            saved.write_bytes(data)
+            hint = f"cannot write {out} ({exc.strerror}); the result is in {saved}"
+            return self._refused(FAILED, {"code": "NOT_WRITTEN", "hint": hint, "out": str(saved)})
         report = {
             "job_id": done.job_id.hex(),
             "gateway": peer_text(gateway),
@@ -216,6 +235,15 @@ class _Bidding:
             "transfer": spent.transfer / 1000,
             "total": round(self._marks.finished - self._marks.started, 3),
         }
+
+
+def check_target(out: Path | None) -> None:
+    """Raise Misconfigured when the result could not be written, before it is paid for."""
+    folder = (out or Path()).absolute() if out is None else out.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise Misconfigured(f"out: {folder} is no folder that can be written to")
+    if out is not None and (out.is_dir() or (out.exists() and not os.access(out, os.W_OK))):
+        raise Misconfigured(f"out: {out} cannot be written")
 
 
 def _summary(report: dict[str, Any]) -> str:

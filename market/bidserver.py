@@ -6,7 +6,8 @@ a JobRun and goes on without this stream. Knows no auction and no seller.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 import trio
@@ -66,6 +67,13 @@ class BidServer:
         self._greeter, self._feed, self._settlement = greeter, feed, settlement
         self._take, self._cancel = take, cancel
         self._listed: dict[str, tuple[float, ModelsOnOffer]] = {}
+        self._following = 0
+        self._idle = trio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no client is following a bid."""
+        await self._idle.wait()
 
     async def accept(self, raw: Stream) -> None:
         """Serve one stream. Raises PeerFault for a client that breaks the rules."""
@@ -76,7 +84,8 @@ class BidServer:
                 if isinstance(said, AskModels):
                     await stream.send(self._models(said.pipeline))
                 elif isinstance(said, Bid):
-                    await self._follow(raw, stream, said)
+                    with self._counted():
+                        await self._follow(raw, stream, said)
                     break
                 else:
                     raise MalformedMessage(f"{type(said).__name__} where a bid belongs")
@@ -84,6 +93,18 @@ class BidServer:
             log.debug("bid stream ended", peer=peer_text(raw.peer), reason=str(exc))
         finally:
             await closing(stream)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        if not self._following:
+            self._idle = trio.Event()
+        self._following += 1
+        try:
+            yield
+        finally:
+            self._following -= 1
+            if not self._following:
+                self._idle.set()
 
     async def _follow(self, raw: Stream, stream: MessageStream, bid: Bid) -> None:
         run = await self._take(raw, bid)

@@ -32,7 +32,7 @@ from market.jobwire import BlobRef
 from market.parcels import Parcels
 from market.protocol import BID
 from market.receipt import NotVerified, Receipt, verify_receipt
-from market.refusal import Refusal
+from market.refusal import Code, Excluded, Refusal, Rule
 from p2p.blobs import Chunk
 from p2p.codec import encode
 from p2p.errors import MalformedMessage, Misconfigured, PasarError, PeerFault, Unavailable
@@ -45,6 +45,7 @@ log = structlog.get_logger(__name__)
 ANSWER_S = 15.0
 REDIAL_S = 0.5
 AFTER_DEADLINE_S = 90.0  # a result sealed in time may still be on its way
+GONE_S = 20.0  # how long after the deadline, or after taking the bid back, a gateway may stay unreachable
 
 Tell = Callable[[BidTaken | JobNews], None]
 Chance = Callable[[int], bytes]
@@ -79,6 +80,10 @@ class Delivered:
     receipt: Receipt
 
 
+class GatewayLost(Unavailable):
+    """The gateway took the bid and is gone: whether it was charged is known when it is back under the same bid."""
+
+
 Ending = Delivered | Refusal | JobFailed | BidCancelled
 
 
@@ -109,15 +114,23 @@ def bid_for(wish: Wish, model: ModelOnOffer, pipeline: str, chance: Chance) -> B
     return bid
 
 
-def choose_model(offered: ModelsOnOffer, name: str | None) -> ModelOnOffer:
-    """The model of this name (or the head of its hash), or the most offered one. Raises Misconfigured with a hint."""
-    if name is None and offered.models:
-        return offered.models[0]
+def check_wish(wish: Wish, pipeline: str) -> None:
+    """Raise Misconfigured for a wish that no market could serve, before anybody is asked."""
+    bid_for(wish, ModelOnOffer("any", bytes(32), 64, 64, 1, 0, 0, 0), pipeline, bytes)
+
+
+def choose_model(offered: ModelsOnOffer, wish: Wish) -> ModelOnOffer | Refusal:
+    """The model of the wished name (or the head of its hash), or the most offered one; else why there is none."""
+    name = wish.model
     for model in offered.models:
-        if name is not None and (model.name == name or (len(name) >= 8 and model.model.hex().startswith(name))):
+        if name is None or model.name == name or (len(name) >= 8 and model.model.hex().startswith(name)):
             return model
-    known = ", ".join(model.name for model in offered.models) or "none at all"
-    raise Misconfigured(f"nobody offers the model {name!r} now; on offer: {known}" if name else "no model is on offer")
+    if not offered.models:
+        return Refusal(Code.NO_OFFERS, 0, (), 0, wish.limit, f"nobody offers {offered.pipeline[:64]} here now")
+    offers = sum(model.offers for model in offered.models)
+    known = ", ".join(model.name for model in offered.models)[:200]
+    hint = f"nobody offers the model {(name or '')[:64]!r} now; on offer: {_printable(known)}"
+    return Refusal(Code.NO_MATCH, offers, (Excluded(Rule.MODEL, offers),), 0, wish.limit, hint)
 
 
 def _printable(text: str) -> str:
@@ -143,22 +156,25 @@ class Client:
     async def bid(self, gateway: PeerId, bid: Bid, tell: Tell, cancelled: trio.Event | None = None) -> Ending:
         """Follow ``bid`` to its end. Setting ``cancelled`` takes it back.
 
-        Raises Unavailable when the gateway is gone and stays gone, or comes to no end, Refused when its result is
-        larger than we hold, PeerFault when what it delivers does not check.
+        Raises Unavailable when the gateway does not take it, GatewayLost when it took it and stays gone, or comes to
+        no end; Refused when its result is larger than we hold, PeerFault when what it delivers does not check.
         """
-        follow = _Follow(self._network.peer, gateway, bid, tell, trio.Event() if cancelled is None else cancelled)
-        with trio.move_on_after(bid.deadline_ms / 1000 + AFTER_DEADLINE_S):
+        stop = trio.Event() if cancelled is None else cancelled
+        follow = _Follow(self._network.peer, gateway, bid, tell, stop)
+        deadline = trio.current_time() + bid.deadline_ms / 1000
+        with trio.move_on_at(deadline + AFTER_DEADLINE_S):
             while True:
                 try:
                     async with await self._open(gateway, bid) as stream:
                         await self._greeter.hear(stream)
+                        follow.gone_since = None
                         return await follow.run(stream)
                 except Unavailable as exc:
                     if not follow.taken:
                         raise
-                    log.warning("the gateway is gone; trying again", reason=str(exc))
+                    follow.gone(str(exc), deadline)
                 await trio.sleep(REDIAL_S)
-        raise Unavailable("the gateway came to no end long after the deadline")
+        raise GatewayLost("the gateway came to no end long after the deadline")
 
     async def _open(self, gateway: PeerId, first: AskModels | Bid) -> MessageStream:
         """A stream on which our hello and ``first`` are said; the gateway's hello is still to come."""
@@ -176,6 +192,17 @@ class _Follow:
         self._gateway, self._job_id = gateway, job_id(gateway, us, bid.nonce)
         self._parcels = Parcels()
         self.taken = False
+        self.gone_since: float | None = None
+
+    def gone(self, reason: str, deadline: float) -> None:
+        """Note that the gateway cannot be reached. Raises GatewayLost when that lasts too long."""
+        now = trio.current_time()
+        if self.gone_since is None:
+            self.gone_since = now
+            log.warning("the gateway is gone; trying again", reason=reason)
+        since = self.gone_since if self._cancelled.is_set() else max(self.gone_since, deadline)
+        if now - since > GONE_S:
+            raise GatewayLost("the gateway took the bid and is gone; the same gateway knows what was charged")
 
     async def run(self, stream: MessageStream) -> Ending:
         """Until there is an ending, on a stream that the bid was said on. Raises Unavailable when it breaks first."""

@@ -18,7 +18,7 @@ from compute.spec import TEXT_TO_IMAGE
 from ledger.money import parse_wei
 from market.bid import Prefer
 from market.config import load_config
-from market.console import FAILED, NO_GATEWAY, Exit, show_table
+from market.console import FAILED, NO_GATEWAY, Exit, configure_logs, show_table
 from p2p.errors import Misconfigured
 
 app = typer.Typer()
@@ -74,6 +74,8 @@ def bid(
     )
     if limit and not wish.limit:
         raise Misconfigured("limit: a job for nothing is nobody's; leave the flag out to take twice the cheapest offer")
+    if as_json:
+        configure_logs(as_json=True, level="warning")  # stderr is JSON lines, warnings too
     code = trio.run(run_bid, config, Errand(pipeline, wish, out, as_json))
     if code:
         raise Exit(code)

@@ -18,6 +18,7 @@ from market.config import load_config
 from market.demo_show import Show, job_words, save_picture, seconds_since_start
 from market.demo_tally import Tally
 from market.lightclient import find_gateways, greeter_of, join
+from market.refusal import Refusal
 from p2p.errors import PasarError, Unavailable
 from p2p.peer import PeerId, peer_text
 
@@ -77,7 +78,11 @@ class Shopper:
 
         try:
             offered = await self._client.models(self._gateway, TEXT_TO_IMAGE)
-            bid = bid_for(Wish(prompt, seed=number), choose_model(offered, None), TEXT_TO_IMAGE, secrets.token_bytes)
+            wish = Wish(prompt, seed=number)
+            model = choose_model(offered, wish)
+            if isinstance(model, Refusal):
+                raise Unavailable(model.hint)
+            bid = bid_for(wish, model, TEXT_TO_IMAGE, secrets.token_bytes)
             ending = await self._client.bid(self._gateway, bid, tell)
         except PasarError as exc:
             self._show.say(job, f"no picture: {exc}")

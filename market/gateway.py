@@ -121,21 +121,22 @@ class Gateway:
         self._nursery: trio.Nursery | None = None
         self._month_spent = 0
         self.draining = False
+        self._server = BidServer(m.greeter, m.feed, m.settlement, self.take, self.cancel)
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Started means: old jobs go on and bids are taken."""
         async with trio.open_nursery() as self._nursery:
             await self._restore()
-            server = BidServer(self._m.greeter, self._m.feed, self._m.settlement, self.take, self.cancel)
-            self._m.network.serve(BID, server.accept)
+            self._m.network.serve(BID, self._server.accept)
             self._nursery.start_soon(self._sweep)
             task_status.started()
 
     async def drain(self) -> None:
-        """Take no new bids, and wait until every job has its outcome."""
+        """Take no new bids, and wait until every job has its outcome and every client that is here its result."""
         self.draining = True
         for run in tuple(self._runs.values()):
             await run.over.wait()
+        await self._server.idle()
 
     async def take(self, raw: Stream, bid: Bid) -> JobRun | Refusal:
         """The run of this bid: a new one, or the one it already has. A refusal where it cannot be taken."""

@@ -19,6 +19,7 @@ from p2p.identity import load_or_create
 from p2p.peer import PeerId
 
 FIND_S = 20.0
+ALONE_S = 2.0  # where nobody can be expected: no bootstrap named, none on this machine, none remembered
 LOOK_S = 0.2
 GATEWAYS_TRIED = 3
 
@@ -50,7 +51,7 @@ def greeter_of(config: Config) -> Greeter:
 async def find_gateways(overlay: Overlay, patience_s: float = FIND_S) -> list[PeerId]:
     """Connected gateways to try, those that delivered before first. Empty when none is found in time."""
     known = [target.peer for target in overlay.book.best(GATEWAYS_TRIED, kind="gateway")]
-    with trio.move_on_after(patience_s):
+    with trio.move_on_after(ALONE_S if overlay.alone else patience_s):
         while True:
             found = [target.peer for target in await overlay.look_once()]
             alive = [peer for peer in dict.fromkeys([*known, *found]) if peer in overlay.host.connected()]

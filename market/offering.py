@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 SHORTEST_REFRESH_S = 300
 REFRESHES_PER_SECOND = 5  # what all offers of a topic together may cost in refreshes
 LOOK_EVERY_S = 0.5
+LEAVES_S = 1.0  # publishing promises nothing: a heartbeat of the mesh, before the node ends
 REPEAT_AFTER_S = 2.0  # a fresh offer is said once more: the mesh may not have stood when it was first said
 
 
@@ -66,6 +67,7 @@ class Offering:
         self._current: dict[str, Offer] = {}
         self._said_at: dict[str, float] = {}
         self._repeated: set[str] = set()
+        self._withdrawn = False
 
     def current(self, pipeline: str) -> Offer | None:
         """Our own live offer."""
@@ -81,12 +83,16 @@ class Offering:
             await self._look()
 
     async def withdraw(self) -> None:
-        """Say that nothing is on offer any more."""
+        """Say that nothing is on offer any more, for good. Returns when the word had time to leave."""
+        self._withdrawn = True
         for pipeline, offer in tuple(self._current.items()):
             if not offer.withdrawn:
                 await self._publish(pipeline, replace(offer, slots=0, models=()))
+                await trio.sleep(LEAVES_S)
 
     async def _look(self) -> None:
+        if self._withdrawn:
+            return
         capability = self._capability()
         for pipeline in sorted({entry.pipeline for entry in capability.models}):
             offer = self._made(pipeline, capability)

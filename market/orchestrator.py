@@ -118,7 +118,7 @@ class Orchestrator:
             task_status.started()
 
     async def drain(self) -> None:
-        """Take nothing new, and wait until nothing is in work."""
+        """Take nothing new, and wait until everything taken is worked and delivered."""
         self.desk.draining = True
         await self.offering.withdraw()
         # Looked at, not waited for: a sale tells nobody of its states, and this ends the node.

@@ -86,6 +86,12 @@ class Overlay:
             nursery.start_soon(self._look)
             task_status.started()
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody can be expected: no bootstrap named, none on this machine, nobody remembered."""
+        local = self._w.local is not None and not self._w.local.ours and self._w.local.is_alive()
+        return not (self._w.targets or local or len(self.book) or self.host.connected())
+
     async def reach(self, peer: PeerId) -> None:
         """Be connected with ``peer``, by any address we know or can find. Raises Unavailable."""
         if peer in self.host.connected():

@@ -51,12 +51,13 @@ class JsonDisplay:
         self._out = out
 
     def say(self, text: str) -> None:
-        self._put({"event": "note", "text": text})
+        unknown: dict[str, object] = {"job_id": None, "orchestrator": None, "step": 0, "steps": 0}
+        self._put({"event": "note", **unknown, "text": text})
 
     def news(self, news: BidTaken | JobNews) -> None:
         if isinstance(news, BidTaken):
-            line: dict[str, object] = {"event": "taken", "job_id": news.job_id.hex(), "limit_wei": news.limit}
-            self._put({**line, "limit_chosen": news.limit_chosen})
+            line: dict[str, object] = {"event": "taken", "job_id": news.job_id.hex(), "orchestrator": None}
+            self._put({**line, "step": 0, "steps": 0, "limit_wei": news.limit, "limit_chosen": news.limit_chosen})
             return
         who = peer_text(news.orchestrator) if news.orchestrator is not None else None
         line = {"event": news.event.value, "job_id": news.job_id.hex(), "orchestrator": who}

@@ -44,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 TRACE_KEPT_MS = 600_000
 UNPAID_YET = (SellingState.SEALING, SellingState.SEALED, SellingState.RECEIPTING)
+UNDELIVERED = (SellingState.SEALING, SellingState.SEALED, SellingState.RECEIPTING)
 IN_WORK = (SellingState.COVERING, SellingState.WORKING, SellingState.PAUSED)
 
 
@@ -92,8 +93,9 @@ class Sale:
 
     @property
     def is_busy(self) -> bool:
-        """Whether stopping now would lose work."""
-        return self.in_work or self.session.state is SellingState.SEALING
+        """Whether stopping now would lose work, or leave a gateway waiting for what it has paid."""
+        going = self.session.state is SellingState.DELIVERED and self.talk.attached
+        return self.in_work or going or self.session.state in UNDELIVERED
 
     @property
     def is_owed(self) -> bool:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import time
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import trio
 
+from market.bidwire import AskModels, CancelBid
+from market.hello import Hello
+from market.protocol import BID, BOOK, CONTROL, JOB, KAD, MESHSUB
+from p2p.addresses import parse_target
+from p2p.codec import encode
+from p2p.errors import Unavailable
+from p2p.framing import frame
+from p2p.host import Host
+from p2p.identity import Identity
+from p2p.transport import PeerAddrs
 from tests.support.bookkeeping import book_pair, customer_jobs, faults, violations
 from tests.support.processes import LocalMarket, Process, local_market, news_of, outcome
 
@@ -58,37 +72,44 @@ def nobody_stumbles(nodes: Nodes) -> Generator[None]:
         assert "Traceback" not in node.errors(), node.tail()
 
 
-def test_a_limit_below_every_price_is_no_match(market: LocalMarket) -> None:
-    got = market.bid("a red circle", "--limit", "7", "--steps", "3")
+def test_what_nobody_can_serve_is_refused_at_once_and_says_why(market: LocalMarket, nodes: Nodes) -> None:
+    cheap = market.bidding("a red circle", "--limit", "7", "--steps", "3")
+    large = market.bidding("a red circle", "--width", "1024", "--height", "1024")
+    absurd = market.bidding("a red circle", "--width", "4096")
+    unknown = market.bidding("a red circle", "--model", "nobody-has-it")
+
+    got = outcome(cheap)
     assert got.code == 3
     assert set(got.report) == {"refusal"}
     refusal = got.report["refusal"]
     assert set(refusal) == {"code", "excluded", "cheapest_wei", "limit_wei", "hint"}
-    assert (refusal["code"], refusal["limit_wei"]) == ("NO_MATCH", 7)
-    assert refusal["excluded"] == {"price": 2}
+    assert (refusal["code"], refusal["limit_wei"], refusal["excluded"]) == ("NO_MATCH", 7, {"price": 2})
     assert refusal["cheapest_wei"] > 7
     assert "limit" in refusal["hint"]
-    assert not [one for one in got.news if one["event"] == "auction"]  # at once, without asking anybody
+    assert not [one for one in got.news if one["event"] == "auction"]  # without asking anybody
 
-
-def test_a_picture_larger_than_anybody_makes_is_no_match(market: LocalMarket) -> None:
-    got = market.bid("a red circle", "--width", "1024", "--height", "1024")
+    got = outcome(large)
     assert got.code == 3
     assert got.report["refusal"]["excluded"] == {"parameters": 2}
 
+    assert absurd.wait() == 2  # beyond what the wire of any market can say
+    assert "4096" in absurd.errors().splitlines()[-1]
+    got = outcome(unknown)
+    assert got.code == 3
+    assert got.report["refusal"]["excluded"] == {"model": 2}
+    assert "nobody-has-it" in got.report["refusal"]["hint"]
+    assert "on offer" in got.report["refusal"]["hint"]
+    for bidding in (cheap, large, absurd, unknown):
+        assert "Traceback" not in bidding.errors()
 
-def test_a_picture_larger_than_any_market_serves_is_bad_usage(market: LocalMarket) -> None:
-    process = market.start("bid", "text-to-image", "--prompt", "a red circle", "--width", "4096", "--json")
-    assert process.wait() == 2
-    assert "4096" in process.errors().splitlines()[-1]
-    assert "Traceback" not in process.errors()
 
-
-def test_an_unknown_model_is_refused_by_name(market: LocalMarket) -> None:
-    process = market.start("bid", "text-to-image", "--prompt", "a red circle", "--model", "nobody-has-it", "--json")
-    assert process.wait() == 2
-    assert "nobody-has-it" in process.errors()
-    assert "on offer" in process.errors()
+@pytest.mark.parametrize("victim", ["gateway", pytest.param("one", marks=pytest.mark.prove)])
+def test_rubbish_on_every_stream_hurts_nobody(market: LocalMarket, nodes: Nodes, victim: str) -> None:
+    answered = trio.run(attack, parse_target(said_ready(nodes[victim])["addrs"][0]))
+    assert answered  # it was a node that was attacked, not a closed door
+    assert all(node.alive for node in nodes.values())
+    got = market.bid("a red circle", "--steps", "4")
+    assert got.code == 0, got.process.tail()
 
 
 def test_ctrl_c_takes_the_bid_back_and_says_what_it_cost(market: LocalMarket, nodes: Nodes) -> None:
@@ -102,6 +123,35 @@ def test_ctrl_c_takes_the_bid_back_and_says_what_it_cost(market: LocalMarket, no
     taken = next(one for one in got.news if one["event"] == "taken")
     assert 0 <= refusal["charged_wei"] <= taken["limit_wei"] // 16
     assert "charged" in refusal["hint"]
+
+
+async def attack(target: PeerAddrs) -> int:
+    """Every kind of rubbish on every protocol, each from a key of its own; how many streams were opened."""
+    hello = encode(Hello("main", "gateway", None, int(time.time() * 1000)))
+    stranger = encode(Hello("elsewhere", "gateway", None, 0))
+    rubbish = (
+        *(os.urandom(4096), b"\xff" * 64, b"GET / HTTP/1.1\r\n\r\n"),
+        *(frame(b"\xc1" * 100), frame(b"\x91" * 3000), frame(encode(CancelBid(b"\1" * 32)))),
+        *(frame(hello) + frame(b"\0" * 100), frame(hello) + frame(hello), frame(hello)[:-3], frame(stranger)),
+        frame(hello) + frame(encode(AskModels("text-to-image"))) + b"\x80",
+    )
+    opened = 0
+    for number, data in enumerate(rubbish):
+        async with trio.open_nursery() as nursery:
+            host = Host(Identity(os.urandom(32)), ("/ip4/127.0.0.1/tcp/0",))
+            await nursery.start(host.run)
+            for protocol in (CONTROL, BID, JOB, BOOK, KAD, MESHSUB):
+                with suppress(Unavailable), trio.move_on_after(5):
+                    await host.connect(target)
+                    stream = await host.open(target.peer, protocol)
+                    opened += 1
+                    await stream.send(data)
+                    if number % 2:
+                        await stream.reset()
+                    else:
+                        await stream.finish()
+            nursery.cancel_scope.cancel()
+    return opened
 
 
 def test_a_killed_winner_is_replaced_and_paid_nothing_by_the_customer(market: LocalMarket, nodes: Nodes) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import trio
 
 from benchmarks.noop_worker import NoopWorker
 from market.bidwire import BidCancelled, JobNews, News
-from market.client import Delivered
+from market.client import Delivered, GatewayLost
 from market.refusal import Code, Refusal
 from tests.support.marketplace import marketplace
 
@@ -141,3 +143,75 @@ async def test_bids_wait_for_the_one_place_there_is(tmp_path: Path) -> None:
                     nursery.start_soon(one)
             assert [type(ending) for ending in endings] == [Delivered] * 4
             assert gateway.seat.failures == []
+
+
+async def test_a_seller_that_drains_delivers_first_and_is_out_of_the_book(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with marketplace(tmp_path) as market:
+            gateway = await market.gateway(1)
+            seller = await market.orchestrator(2, price=2_000_000, machine=NoopWorker(step_s=0.02))
+            client, _ = await market.client(3)
+            bid = await market.bid(client, gateway.key.peer, steps=30)
+            drained = trio.Event()
+
+            async def drain() -> None:
+                await seller.role.drain()
+                seller.seat.kill()
+                seller.scope.cancel()
+                drained.set()
+
+            async with trio.open_nursery() as nursery:
+
+                def tell(news: object) -> None:
+                    if isinstance(news, JobNews) and news.event is News.STEP and news.step == 5:
+                        nursery.start_soon(drain)
+
+                got = await client.bid(gateway.key.peer, bid, tell)
+                await drained.wait()
+            assert isinstance(got, Delivered)
+            assert gateway.books.standing(seller.key.address).faults == 0
+            again = await client.bid(gateway.key.peer, replace(bid, nonce=bytes(16)), lambda news: None)
+            assert isinstance(again, Refusal)
+            assert again.code is Code.NO_OFFERS
+
+
+async def test_a_gateway_that_drains_hands_the_result_over_first(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with marketplace(tmp_path) as market:
+            gateway = await market.gateway(1)
+            await market.orchestrator(2, price=2_000_000, machine=NoopWorker(step_s=0.02))
+            client, _ = await market.client(3)
+            bid = await market.bid(client, gateway.key.peer, steps=30)
+
+            async def drain() -> None:
+                await gateway.role.drain()
+                gateway.seat.kill()
+                gateway.scope.cancel()
+
+            async with trio.open_nursery() as nursery:
+
+                def tell(news: object) -> None:
+                    if isinstance(news, JobNews) and news.event is News.STEP and news.step == 5:
+                        nursery.start_soon(drain)
+
+                got = await client.bid(gateway.key.peer, bid, tell)
+            assert isinstance(got, Delivered)
+
+
+async def test_a_client_whose_gateway_is_gone_is_not_left_waiting(tmp_path: Path) -> None:
+    with trio.fail_after(60):
+        async with marketplace(tmp_path) as market:
+            gateway = await market.gateway(1)
+            await market.orchestrator(2, price=2_000_000, machine=NoopWorker(step_s=0.02))
+            client, _ = await market.client(3)
+            bid = await market.bid(client, gateway.key.peer, steps=30, deadline_ms=600_000)
+            stop = trio.Event()
+
+            def tell(news: object) -> None:
+                if isinstance(news, JobNews) and news.event is News.STEP and news.step == 5:
+                    gateway.seat.kill()
+                    gateway.scope.cancel()
+                    stop.set()
+
+            with pytest.raises(GatewayLost):
+                await client.bid(gateway.key.peer, bid, tell, stop)

@@ -30,6 +30,7 @@ from market.keeping import Keeping
 from market.offering import Terms
 from market.orchestrator import Orchestrator, Supplies
 from market.prefilter import SMALL_JOB_DEVELOPMENT
+from market.refusal import Refusal
 from p2p.errors import PasarError, Unavailable
 from p2p.memory import MemoryNetwork, MemoryNode
 from p2p.peer import PeerId
@@ -173,7 +174,10 @@ class Marketplace:
         """A bid for the model on offer, small and quick unless told otherwise."""
         offered = await client.models(gateway, PIPELINE)
         plain: dict[str, object] = {"prompt": "a red circle", "steps": 4, "deadline_ms": 20_000}
-        return bid_for(Wish(**{**plain, **wish}), choose_model(offered, None), PIPELINE, self.random.randbytes)
+        asked = Wish(**{**plain, **wish})
+        model = choose_model(offered, asked)
+        assert not isinstance(model, Refusal)
+        return bid_for(asked, model, PIPELINE, self.random.randbytes)
 
     async def _place(self, key: Key, number: int, build: Callable[..., object]) -> Place:
         async def live(*, task_status: trio.TaskStatus[Place]) -> None:
