@@ -40,6 +40,11 @@ def worker_of(config: Config, instance: Instance) -> Worker:
     return Worker(WorkerConfig(instance.path / "worker", models, threads=config.threads))
 
 
+def chain_port() -> int:
+    """Where the development chain of this configuration answers: a command that needs it asks."""
+    return load_config().chain_port
+
+
 app = typer.Typer(
     name="pasar",
     help="A peer-to-peer market for AI compute. Start a node with --role, or use one of the commands.",
@@ -70,6 +75,7 @@ def root(
 ) -> None:
     """Start a node with --role, or use one of the commands."""
     quiet = context.invoked_subcommand is not None
+    context.obj = chain_port
     configure_logs(as_json=bool(log_json), level="debug" if verbose else "warning" if quiet else "info")
     if role is None:
         if not quiet:

@@ -1,4 +1,4 @@
-"""Commands of the ledger: ``devchain``. They only parse and call; node.py joins them."""
+"""Commands of the ledger: ``devchain``. They only parse and call; node.py joins them and brings the port."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from ledger.devchain import main
 
 app = typer.Typer()
 
+PORT = 4702  # where nobody configured another one
+
 
 @app.command()
 def devchain(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 4702,
+    context: typer.Context,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port on 127.0.0.1; 0 takes a free one; else 1 above PASAR_LOCAL_PORT.", min=0, max=65535),
+    ] = None,
     linger: Annotated[
         float | None, typer.Option(help="End after so many seconds without a request, and on no signal.", min=1)
     ] = None,
@@ -23,4 +29,6 @@ def devchain(
     ] = None,
 ) -> None:
     """Run a development chain: a fresh settlement with a broker and a faucet, whose money is worth nothing."""
+    if port is None:
+        port = context.obj() if callable(context.obj) else PORT
     raise typer.Exit(main(port, linger, data_dir))

@@ -155,7 +155,7 @@ class ChainLog:
         self._file = data_dir / "devchain.log" if data_dir else None
         try:
             if data_dir and self._file:
-                data_dir.mkdir(parents=True, exist_ok=True)
+                data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._file.open("a").close()
         except OSError as exc:
             raise Misconfigured(f"data-dir: cannot write a log in {data_dir}: {exc.strerror}") from exc
@@ -217,12 +217,12 @@ async def ensure_devchain(port: int, data_dir: Path, *, linger: float = 60.0, ti
     """The development chain at ``port``, started when there is none. It outlives its starter by ``linger`` seconds.
 
     Of several nodes that start one at once, the one whose chain got the port wins, and the others use it. Raises
-    Misconfigured, or Unavailable when none comes up in time (its log in ``data_dir`` says why).
+    Misconfigured, or Unavailable when none comes up in time (``devchain.out`` in ``data_dir`` says why).
     """
     if (found := await probe(port)) is not None:
         return found
-    log = data_dir / "devchain.log"
-    child = await trio.to_thread.run_sync(_start, port, linger, log)
+    out = data_dir / "devchain.out"
+    child = await trio.to_thread.run_sync(_start, port, linger, out)
     with trio.move_on_after(timeout):
         while True:
             if (found := await probe(port)) is not None:
@@ -230,15 +230,20 @@ async def ensure_devchain(port: int, data_dir: Path, *, linger: float = 60.0, ti
                 child.returncode = child.returncode or 0  # it lives on by design; nobody waits for it
                 return found
             if child.poll() not in (None, 2):
-                raise Unavailable(f"the development chain ended with {child.returncode}: see {log}")
+                raise Unavailable(f"the development chain ended with {child.returncode}: see {out}")
             await trio.sleep(0.1)
-    raise Unavailable(f"no development chain at port {port} in {timeout:.0f} s: see {log}")
+    raise Unavailable(f"no development chain at port {port} in {timeout:.0f} s: see {out}")
 
 
-def _start(port: int, linger: float, log: Path) -> subprocess.Popen[bytes]:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "ledger.devchain", str(port), str(linger)]
-    with log.open("ab") as output:
+def _start(port: int, linger: float, out: Path) -> subprocess.Popen[bytes]:
+    """Raises Misconfigured when nothing can be written at ``out``, which takes whatever the process prints."""
+    try:
+        out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        output = out.open("ab")
+    except OSError as exc:
+        raise Misconfigured(f"data-dir: cannot write {out}: {exc.strerror}") from exc
+    command = [sys.executable, "-m", "ledger.devchain", str(port), str(linger), str(out.parent)]
+    with output:
         return subprocess.Popen(
             command,
             cwd=Path(__file__).parent.parent,  # where `-m` finds this package, installed or not
@@ -263,4 +268,4 @@ def main(port: int, linger: float | None = None, data_dir: Path | None = None) -
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), float(sys.argv[2])))
+    sys.exit(main(int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])))

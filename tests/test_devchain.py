@@ -404,6 +404,9 @@ async def test_nodes_that_start_one_at_once_get_one_that_outlives_them(tmp_path)
     assert len(found) == 3
     assert len(set(found)) == 1
     assert await ensure_devchain(port, tmp_path / "four") == found[0]
+    logs = [line for log in tmp_path.glob("*/devchain.log") for line in log.read_text().splitlines()]
+    assert [json.loads(line)["event"] for line in logs] == ["devchain started"]  # what else is printed goes elsewhere
+    assert sum("port" in said.read_text() for said in tmp_path.glob("*/devchain.out")) >= 1
     with trio.fail_after(60):  # left alone, it ends
         await until(lambda: gone(port))
 

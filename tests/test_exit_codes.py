@@ -113,11 +113,13 @@ def test_taken_ports_stop_roles_with_money_too(market: LocalMarket, taken: int) 
         assert process.wait() == 2
         assert process.stdout == []
         assert str(taken) in process.errors().splitlines()[-1]
+    assert not (market.home / "devchain").exists()  # found before any money moved
 
 
 def test_without_the_chain_a_second_start_goes_on_and_says_so(market: LocalMarket) -> None:
-    chain = market.start("devchain", "--port", "0")
+    chain = market.start("devchain")
     rpc = json.loads(chain.line().removeprefix("READY "))["rpc"]
+    assert rpc.endswith(f":{market.port + 1}")  # the port pair of this configuration
     first = market.role("gateway", "--rpc", rpc)
     first.ready()
     first.kill()
