@@ -172,9 +172,16 @@ class Chain:
                 self.online = False
                 raise exc if isinstance(exc, Unavailable) else Unavailable(f"the node refuses: {exc.text}") from exc
             self.online = True
-        if self._file is not None and (asked or self._clock() - self._kept_at >= KEEP_MS):
-            self._kept_at = self._clock()
-            await trio.to_thread.run_sync(write_checkpoint, self._file, self._snapshot())
+            if self._file is not None and (asked or self._clock() - self._kept_at >= KEEP_MS):
+                self._kept_at = self._clock()
+                await self._keep(self._file)
+
+    async def _keep(self, file: Path) -> None:
+        """One at a time: two would move each other's file away. It is a cache, and a full disk ends nothing."""
+        try:
+            await trio.to_thread.run_sync(write_checkpoint, file, self._snapshot())
+        except OSError as exc:
+            log.warning("what is known of the chain is not kept", reason=exc.strerror)
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look every second on a development chain, every twelve elsewhere; less often while nobody answers."""

@@ -55,7 +55,7 @@ def read_checkpoint(file: Path) -> Checkpoint | None:
 
 
 def write_checkpoint(file: Path, known: Checkpoint) -> None:
-    """Replace what is there."""
+    """Replace what is there. After a loss of power it is the old one or the new one, whole."""
     covers = {address_text(a): [c.deposit, c.reserve, c.withdraw_round, c.known_at_ms] for a, c in known.covers.items()}
     data = {
         "version": _VERSION,
@@ -68,7 +68,11 @@ def write_checkpoint(file: Path, known: Checkpoint) -> None:
         "round_hash": known.round_hash.hex(),
         "covers": covers,
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = file.with_name(file.name + ".new")
-    beside.write_text(json.dumps(data))
-    os.replace(beside, file)
+    beside.unlink(missing_ok=True)  # one that a kill left keeps the mode it was made with
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
+        output.write(json.dumps(data))
+        output.flush()
+        os.fsync(output.fileno())
+    beside.replace(file)

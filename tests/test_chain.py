@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+
 import pytest
 import trio
 
@@ -246,6 +248,11 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
     )
     write_checkpoint(file, known)
     assert read_checkpoint(file) == known
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    (file.with_name(file.name + ".new")).write_text("of a process that was killed")
+    write_checkpoint(file, known)
+    assert read_checkpoint(file) == known
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 2}', "[" * 500, '{"version": 1, "terms": 5}'])
