@@ -80,7 +80,8 @@ class MeetingPoint:
     def announce(self, peer: PeerId) -> None:
         """Tell the other processes of this machine who listens here."""
         temporary = self.path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"peer_id": peer_text(peer)}))
+        with open(temporary, "w", opener=_own) as file:
+            file.write(json.dumps({"peer_id": peer_text(peer)}))
         temporary.replace(self.path)
 
     def holder(self) -> PeerId | None:
@@ -117,8 +118,10 @@ def meet(home: Path, port: int, *, may_hold: bool = True) -> MeetingPoint:
 
 
 def _private(path: Path) -> Path:
+    """``path`` as a directory; what has to be made above it is private too."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (*(above for above in reversed(path.parents) if not above.exists()), path):
+            folder.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would make those with the default mode
     except OSError as exc:
         raise Misconfigured(f"data-dir: cannot use {path}: {exc.strerror}") from exc
     if not os.access(path, os.W_OK | os.X_OK):
@@ -126,9 +129,14 @@ def _private(path: Path) -> Path:
     return path
 
 
+def _own(path: str, flags: int) -> int:
+    """An opener of files that nobody else reads."""
+    return os.open(path, flags, 0o600)
+
+
 def _lock_file(path: Path) -> IO[str] | None:
     try:
-        file = path.open("a+")
+        file = open(path, "a+", opener=_own)  # noqa: SIM115 - open for as long as the lock is held
     except OSError as exc:
         raise Misconfigured(f"data-dir: cannot lock {path}: {exc.strerror}") from exc
     try:

@@ -28,9 +28,14 @@ def test_the_second_node_of_a_role_takes_the_next_directory(tmp_path: Path) -> N
 
 
 def test_a_directory_is_private(tmp_path: Path) -> None:
-    held = claim(tmp_path, "main", "gateway")
-    assert stat.S_IMODE(held.path.stat().st_mode) == 0o700
+    home = tmp_path / "new" / "home"
+    held, point = claim(home, "main", "gateway"), meet(home, 4701)
+    point.announce(PEER)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (home.parent, *home.parent.rglob("*"))}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
     held.release()
+    point.release()
 
 
 def test_a_named_directory_in_use_is_refused(tmp_path: Path) -> None:
