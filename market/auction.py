@@ -64,9 +64,17 @@ class ReleaseQuote:
 
 @dataclass(frozen=True, slots=True)
 class NoteRefusal:
-    """Remember that this seller had no place, or no answer."""
+    """Remember that this seller had no place."""
 
     seller: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class NoteSilence:
+    """Remember that no answer came from this seller in time; ``lost``: it cannot even be reached."""
+
+    seller: PeerId
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,7 @@ class GiveUp:
     refusal: Refusal
 
 
-Command = Ask | AwardTo | ReleaseQuote | NoteRefusal | NoteFault | GiveUp
+Command = Ask | AwardTo | ReleaseQuote | NoteRefusal | NoteSilence | NoteFault | GiveUp
 
 
 class Phase(Enum):
@@ -177,7 +185,11 @@ class Auction:
         """The seller cannot be reached; also for one that holds the award."""
         if self.winner is not None and self.winner.seller == seller and self.phase is Phase.AWARDING:
             return self.declined(seller, now)
-        return self.refused(seller, now)
+        if seller not in self._waiting:
+            return []
+        self._waiting.discard(seller)
+        self._tried.add(seller)
+        return [NoteSilence(seller, lost=True), *self._settle(now)]
 
     def accepted(self, seller: PeerId) -> list[Command]:
         """The award is accepted: everybody else is released."""
@@ -211,7 +223,7 @@ class Auction:
             self.wake_at = min(self._asked_at + LONGEST_WINDOW_MS, self.buyer.deadline)
             return []
         silent, self._waiting = sorted(self._waiting), set()  # a quote of theirs may still come, and counts then
-        return [*(NoteRefusal(seller) for seller in silent), *self._next(now)]
+        return [*(NoteSilence(seller) for seller in silent), *self._next(now)]
 
     def _round(self, now: int) -> list[Command]:
         drawn = draw(self._left, self.buyer.prefer, self._chance, ASKED) if self._rounds < MAX_ROUNDS else []

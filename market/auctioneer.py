@@ -21,6 +21,7 @@ from market.auction import (
     GiveUp,
     NoteFault,
     NoteRefusal,
+    NoteSilence,
     ReleaseQuote,
 )
 from market.controls import ControlLines, Quoted
@@ -121,6 +122,8 @@ class _Round:
                     await self._lines.release(seller, rfq_digest)
                 case NoteRefusal(seller=seller):
                     self._reputation.refused(seller, now_ms())
+                case NoteSilence(seller=seller, lost=lost):
+                    self._reputation.unanswered(seller, now_ms(), lost=lost)
                 case NoteFault(seller=seller, reason=reason, proof=proof):
                     log.warning("a fault in a quote", seller=peer_text(seller), reason=reason)
                     self._reputation.fault(seller, now_ms(), proof=proof is not None)
@@ -130,6 +133,7 @@ class _Round:
     async def _ask(self, seller: PeerId, rfq: RFQ) -> None:
         try:
             answer = await self._lines.ask(seller, rfq)
+            self._reputation.answered(seller)
             self._post.send_nowait(_Answered(seller, answer if isinstance(answer, Quoted) else None))
         except PeerFault as fault:
             log.warning("no quote", seller=peer_text(seller), code=fault.code)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from compute.spec import Artifact
 from ledger.sending import SendingBooks
 from ledger.ticket import TicketParams
+from market import jobwire as wire
 from market.hello import Greeter
 from market.keeping import Keeping
 from market.receipt import Receipt
@@ -19,6 +20,17 @@ from market.sessionstore import SessionStore
 from p2p.envelope import Signer
 from p2p.peer import PeerId
 from p2p.transport import Network
+
+# Codes under which the seller is asked for fresh TicketParams, and the same payment is made again.
+ASK_AFRESH = {
+    *("PARAMS_EXPIRED", "PARAMS_DROPPED", "PARAMS_NOT_MINE"),
+    *("NONCE_EXHAUSTED", "BATCH_TOO_LARGE", "TICKET_TOO_LARGE"),
+}
+# Ends after an acceptance that are not the seller's doing: our client's, our own money's, or a lawful no.
+EXCUSED = {
+    *(wire.CANCELLED, wire.UNCOVERED, wire.POLICY, wire.BAD_INPUT),
+    *("EXPOSURE", "SENDER_UNFUNDED", "SENDER_UNLOCKING"),
+}
 
 
 @dataclass(frozen=True, slots=True)

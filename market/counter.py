@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from ledger.customers import CustomerBooks
 from ledger.money import Settlement
+from market import jobwire as wire
+from market.auction import AwardTo
 from market.auctioneer import Auctioneer
 from market.basket import Basket
 from market.bid import Bid, RestingBids
 from market.bookfeed import BookFeed
 from market.conversation import now_ms
+from market.job import Job
 from market.jobstore import JobStore
 from market.keeping import Keeping
 from market.prefilter import Matched, Terms, match
@@ -40,6 +43,21 @@ class Counter:
     newcomer_room: Callable[[int, int], int]
     rtts: Callable[[], dict[PeerId, int]]
     start: Callable[[Purchase], Awaitable[None]]
+
+    def award(self, job: Job, bid: Bid, to: AwardTo, deadline: int) -> wire.Award:
+        """The award of the job's last attempt at this quote."""
+        return wire.Award(
+            job_id=job.job_id,
+            attempt=len(job.attempts),
+            settlement=self.settlement,
+            quote=to.envelope,
+            price=to.quote.price,
+            finish_by_ms=min(to.quote.finish_by_ms, wire.MAX_DURATION_MS),
+            late_rate=to.quote.late_rate,
+            deadline_ms=max(0, deadline - now_ms()),
+            slices=0,
+            spec=bid.spec,
+        )
 
     def match(self, bid: Bid, limit: int, deadline: int) -> Matched:
         """What the book has for this bid now; a ``limit`` of 0 is still to be chosen."""

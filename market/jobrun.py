@@ -29,11 +29,11 @@ from market.counter import Counter
 from market.job import Job
 from market.jobstore import TakenBid
 from market.keeping import name_of
-from market.outcome import Outcome, done, tried
+from market.outcome import Outcome, done, ended, tried
 from market.prefilter import Matched
 from market.purchase import Purchase
 from market.receipt import spec_in
-from market.refusal import Code, Refusal, simple
+from market.refusal import Code, Refusal, Rule, simple
 from market.session import Buying
 from p2p.envelope import digest_of
 from p2p.errors import Refused
@@ -179,7 +179,7 @@ class JobRun:
             if self._cancelled.is_set():
                 return await self._given_back(BidCancelled(self.job_id, 0))
             if now_ms() >= self._deadline:
-                return await self._failed(Code.DEADLINE, "the time of this bid is over")
+                return await self._nobody()
             outcome = await self._once(matched)
             if outcome is not None:
                 return outcome
@@ -188,8 +188,8 @@ class JobRun:
     async def _once(self, matched: Matched) -> Outcome | None:
         """One auction and what follows; None to go on with another."""
         if not matched.candidates:
-            if not self._may_rest(matched) and not self.job.attempts and not self._patient:
-                return await self._given_back(matched.refusal())
+            if not self._may_rest(matched) and not self._patient and not self._may_recover(matched):
+                return await self._nobody()
             await self._rest()
             return None
         self.tell(JobNews(self.job_id, News.AUCTION, wei=self.job.limit))
@@ -199,7 +199,7 @@ class JobRun:
             return None
         if isinstance(won, Refusal):
             if won.code is not Code.BUSY:
-                return await self._given_back(replace(won, limit_wei=self.job.limit))
+                return await self._nobody()
             await self._rest()
             return None
         return await self._follow(self._purchases[-1])
@@ -233,7 +233,7 @@ class JobRun:
             self.log.warning("not awarded", code=exc.code)
             return False
         await self._keep()  # handed in before the session's own record, without which no award leaves
-        award = self._award(award_to)
+        award = self._c.award(self.job, self.bid, award_to, self._deadline)
         purchase = Purchase(self._c.basket, award_to.seller, Buying.of(award), self.tell)
         self._purchases.append(purchase)
         await self._c.start(purchase)
@@ -255,20 +255,6 @@ class JobRun:
         await self._take_stock(purchase)
         return False
 
-    def _award(self, to: AwardTo) -> wire.Award:
-        return wire.Award(
-            job_id=self.job_id,
-            attempt=len(self.job.attempts),
-            settlement=self._c.settlement,
-            quote=to.envelope,
-            price=to.quote.price,
-            finish_by_ms=min(to.quote.finish_by_ms, wire.MAX_DURATION_MS),
-            late_rate=to.quote.late_rate,
-            deadline_ms=max(0, self._deadline - now_ms()),
-            slices=0,
-            spec=self.bid.spec,
-        )
-
     async def _follow(self, purchase: Purchase) -> Outcome | None:
         async with trio.open_nursery() as nursery:
             for earlier in self._purchases[:-1]:
@@ -279,13 +265,11 @@ class JobRun:
         outcome = await self._delivered()
         if outcome is not None:
             return outcome
-        ended = purchase.ended
-        if self._cancelled.is_set() and ended is not None and ended.code == wire.CANCELLED:
-            return await self._cancelled_at(ended.cost)
+        last = purchase.ended
+        if self._cancelled.is_set() and last is not None and last.code == wire.CANCELLED:
+            return await self._cancelled_at(last.cost)
         self.tell(JobNews(self.job_id, News.RETRIED, purchase.seller))
-        self.log.info(
-            "attempt ended without a result", code=ended.code if ended else "", paid=ended.paid if ended else 0
-        )
+        self.log.info("attempt ended without a result", code=last.code if last else "")
         return None
 
     async def _make_way(self, earlier: Purchase, later: Purchase) -> None:
@@ -309,18 +293,21 @@ class JobRun:
 
     async def _take_stock(self, purchase: Purchase) -> None:
         """Write down what an attempt came to."""
-        number, ended = purchase.award.attempt, purchase.ended
+        number, came = purchase.award.attempt, purchase.ended
         if purchase.accepted.is_set():
             self.job = self.job.accept(number)
-        if purchase.bought is None and ended is not None:
-            self.job = self.job.end(number, ended.code, ended.paid, ended.cost)
-            await self._keep()
+        if purchase.bought is None and came is not None:
+            before, self.job = self.job, self.job.end(number, came.code, came.paid, came.cost)
+            if self.job != before:
+                await self._keep()
 
     async def _delivered(self) -> JobDone | None:
         """The first result there is, also of an attempt that had ended when its paid key came."""
         for purchase in self._purchases:
             if purchase.bought is not None:
                 return await self._deliver(purchase, purchase.bought)
+            if purchase.over.is_set():  # also of one taken back as silent: its acceptance may have come late
+                await self._take_stock(purchase)
         return None
 
     async def _deliver(self, purchase: Purchase, bought: Bought) -> JobDone:
@@ -339,15 +326,20 @@ class JobRun:
         self.job = self.job.fail(wire.CANCELLED)
         if not cost:
             return await self._given_back(BidCancelled(self.job_id, 0))
-        await self._c.jobs.drop(self.job_id)
-        await self._c.customers.charge(self.job_id, self.job.charge)
+        await self._c.customers.charge(self.job_id, self.job.charge)  # before the row goes: after a restart, once more
         return BidCancelled(self.job_id, self.job.charge)
 
-    async def _failed(self, code: Code, hint: str) -> Outcome:
-        self.job = self.job.fail(code.value)
+    async def _nobody(self) -> Outcome:
+        """Nobody does it in the time that is left. The reason is the one that holds for the bid's whole time."""
+        why = ended(self._c.match(self.bid, self.job.limit, now_ms() + self.bid.deadline_ms), self.job.limit)
+        if now_ms() >= self._deadline:
+            why = replace(why, code=Code.DEADLINE)
+        elif self.job.attempts and why.code is not Code.DEADLINE:
+            why = replace(why, code=Code.FAILED)
+        self.job = self.job.fail(why.code.value)
         if not self.job.attempts:
-            return await self._given_back(replace(self._match().refusal(), code=code, hint=hint))
-        return await self._given_back(JobFailed(self.job_id, code.value, hint, tried(self.job), 0))
+            return await self._given_back(why)
+        return await self._given_back(JobFailed(self.job_id, why.code.value, why.hint, tried(self.job), 0))
 
     async def _given_back(self, outcome: Outcome) -> Outcome:
         """Over without a result: it must not begin again after a restart, which gives back what is left reserved."""
@@ -380,6 +372,16 @@ class JobRun:
 
     def _may_rest(self, matched: Matched) -> bool:
         return self.bid.wait or bool(matched.waiting)
+
+    def _may_recover(self, matched: Matched) -> bool:
+        """A seller that had the job may have it again: not reached now, or set aside for less than what is left."""
+        if not self.job.attempts or Rule.NO_ANSWER in matched.excluded:
+            return bool(self.job.attempts)
+        if any(one.session.record.paid for one in self._purchases):
+            return True  # the key may still come
+        known, now = self._c.basket.reputation, now_ms()
+        until = (known.of(one.seller, now).banned_until for one in self.job.attempts)
+        return Rule.BANNED in matched.excluded and any(now < at < self._deadline for at in until)
 
     def _quoted(self, seller: PeerId, price: int) -> None:
         self.log.info("quoted", seller=peer_text(seller), price=price)

@@ -5,10 +5,13 @@ Pure; decides nothing and keeps nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from market.basket import Bought
 from market.bidwire import MAX_TRIED, ArtifactHead, BidCancelled, JobDone, JobFailed, Spent
 from market.job import Job
-from market.refusal import Refusal
+from market.prefilter import Matched
+from market.refusal import Code, Refusal
 from market.sealing import ref_of
 from p2p.peer import PeerId
 
@@ -19,6 +22,17 @@ def tried(job: Job) -> tuple[PeerId, ...]:
     """Every seller that had the job, in order, the last one last."""
     sellers = [one.seller for one in job.attempts if one.accepted]
     return tuple(dict.fromkeys(reversed(sellers)))[:MAX_TRIED][::-1]
+
+
+def ended(matched: Matched, limit: int) -> Refusal:
+    """Why a bid's time passed for nothing, by what the book would have for it were it to begin now.
+
+    Whoever could serve it, or could a little later, was busy all the while: then the time was what lacked.
+    """
+    plain = replace(matched.refusal(), limit_wei=limit)
+    if not matched.candidates and not matched.waiting:
+        return plain
+    return replace(plain, code=Code.DEADLINE, hint="nobody had a place in time: allow more time, or try again")
 
 
 def done(job: Job, bought: Bought, paid: int, *, auction_ms: int, transfer_ms: int) -> JobDone:

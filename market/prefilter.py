@@ -76,6 +76,8 @@ class Matched:
         code = Code.NO_OFFERS if self.known == self.excluded.get(Rule.PIPELINE, 0) else Code.NO_MATCH
         if code is Code.NO_MATCH and self.waiting:
             code = Code.BUSY
+        elif code is Code.NO_MATCH and self.excluded.get(Rule.NO_ANSWER, 0):
+            code = Code.NO_ANSWER
         hint = hint_for(self.excluded, cheapest, limit)
         return Refusal(code, self.known, listed(self.excluded), cheapest, limit, hint)
 
@@ -258,6 +260,8 @@ class _Sieve:
         exposed = self.units > self.terms.small_job if view.exposure_wei is None else price > view.exposure_wei
         if exposed or (view.newcomer and price > self.terms.newcomer_room):
             return Rule.EXPOSURE
+        if view.unreachable:
+            return Rule.NO_ANSWER
         return Rule.REFUSED_LATELY if view.refused_lately else None
 
     def _only_queued(self, finish: int | None, view: View) -> bool:

@@ -16,7 +16,7 @@ from compute.spec import Artifact
 from ledger.journal import Begun
 from ledger.ticket import PaymentVerdict, TicketParams
 from market import jobwire as wire
-from market.basket import Basket, Bought, Ended
+from market.basket import ASK_AFRESH, EXCUSED, Basket, Bought, Ended
 from market.bidwire import JobNews, News
 from market.conversation import Conversation, closing
 from market.keeping import name_of
@@ -45,16 +45,7 @@ TAKEN = (
     *(BuyingState.ACCEPTED, BuyingState.RUNNING, BuyingState.RECEIVING),
     *(BuyingState.PAYING, BuyingState.OPENING),
 )
-ASK_AFRESH = {
-    *("PARAMS_EXPIRED", "PARAMS_DROPPED", "PARAMS_NOT_MINE"),
-    *("NONCE_EXHAUSTED", "BATCH_TOO_LARGE", "TICKET_TOO_LARGE"),
-}
 TICKETS_PER_PRICE = 4  # at least: what one ticket is worth beyond what is due is lent to its seller
-# Ends after an acceptance that are not the seller's doing: our client's, our own money's, or a lawful no.
-EXCUSED = {
-    *(wire.CANCELLED, wire.UNCOVERED, wire.POLICY, wire.BAD_INPUT),
-    *("EXPOSURE", "SENDER_UNFUNDED", "SENDER_UNLOCKING"),
-}
 
 
 class Purchase:
@@ -90,7 +81,7 @@ class Purchase:
         self.accepted, self.decided, self.over, self.taken = (trio.Event() for _ in range(4))
         self.bought: Bought | None = None
         self.ended: Ended | None = None
-        self.started_at: float | None = None
+        self._hidden_ms = 0  # late by our clock, and not by the seller's own
         self.sealed_at: float | None = None
         self._opened: tuple[Artifact, ...] = ()
         self._kept = False
@@ -173,10 +164,10 @@ class Purchase:
                 self._owed_debit = total
                 await self._debit()
             case commands.Report(step=step, steps=steps, eta_ms=eta_ms):
-                self.started_at = self.started_at or trio.current_time()
                 self._news(News.STEP, step=step, steps=steps, eta_ms=eta_ms)
-            case commands.Measure(kind=kind, value=value):
+            case commands.Measure(kind=kind, value=value):  # of kinds there is lateness alone
                 self.log.info("measured", kind=kind, value=value)
+                self._hidden_ms = value
             case commands.Fault(code=code, proof=proof):
                 await self._fault(code, proof)
             case commands.Close():
@@ -375,7 +366,8 @@ class Purchase:
         now, reputation, record = int(trio.current_time() * 1000), self._b.reputation, self.session.record
         if record.delivered and self.bought is not None:
             times, shape = self.bought.inside.times, self.award.spec.shape
-            reputation.delivered(self.seller, now, model=shape.model, units=shape.units, run_ms=times.run_ms)
+            late, units = self._late_ms(), shape.units
+            reputation.delivered(self.seller, now, model=shape.model, units=units, run_ms=times.run_ms, late_ms=late)
             await self._b.books.record_delivered(self.recipient)
         elif close.code == wire.LOST and self.accepted.is_set():
             # What it was paid stays as credit with it, and never is the customer's. Its exposure falls; it is not
@@ -386,6 +378,11 @@ class Purchase:
             reputation.refused(self.seller, now)
         elif close.code in (wire.LOST, wire.SILENT) or (self.accepted.is_set() and close.code not in EXCUSED):
             reputation.failed(self.seller, now)
+
+    def _late_ms(self) -> int:
+        """How late the result was sealed: what the seller signed, and what our clock has beyond that."""
+        seal = self.session.record.seal
+        return self._hidden_ms + (0 if seal is None else decode_as(wire.Commitment, seal.commitment.payload).late_ms)
 
     def _known_params(self) -> TicketParams | None:
         """TicketParams of this seller that live long enough to be used now."""

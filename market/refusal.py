@@ -28,6 +28,7 @@ class Rule(StrEnum):
     PRICE = "price"
     FINISH = "finish"
     EXPOSURE = "exposure"
+    NO_ANSWER = "no-answer"
     REFUSED_LATELY = "refused-lately"
 
 
@@ -37,6 +38,7 @@ class Code(StrEnum):
     NO_OFFERS = "NO_OFFERS"  # nobody offers this pipeline here
     NO_MATCH = "NO_MATCH"  # offers are known, and none could ever serve this bid as it stands
     NO_CREDIT = "NO_CREDIT"  # the client has too little prepaid
+    NO_ANSWER = "NO_ANSWER"  # the sellers that could serve it cannot be reached
     BUSY = "BUSY"  # some could serve it, none has a place now
     DEADLINE = "DEADLINE"  # the bid's time is over
     TOO_MANY = "TOO_MANY"  # this client has its share of bids already
@@ -96,6 +98,7 @@ _ADVICE = {
     Rule.BANNED: "the sellers that could are banned for faults: try again later",
     Rule.FINISH: "allow more time",
     Rule.EXPOSURE: "ask for a smaller job: these sellers are too new for one this large",
+    Rule.NO_ANSWER: "the sellers that could do it do not answer: try again a little later",
     Rule.REFUSED_LATELY: "try again in two seconds",
 }
 

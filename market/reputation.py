@@ -19,6 +19,9 @@ MILLION = 10**6
 PRIOR_JOBS = 5
 NEWCOMER_JOBS = 5  # whoever has fewer measured jobs is a newcomer
 REFUSED_MS = 2000
+SILENCES = 6  # in a row, and a seller counts as unreachable: one whose host only stalls has answered before
+LOST_COUNTS = 3  # silences; who cannot be dialled twice is unreachable
+UNREACHABLE_MS = 10_000  # at most until it is tried again: it may be back under a new offer
 HALF_LIFE_MS = 7 * 24 * 3600 * 1000
 BAN_MS = 10 * 60 * 1000
 MAX_BAN_MS = 24 * 3600 * 1000
@@ -41,6 +44,7 @@ class Record:
     banned_until: int = 0
     refused_until: int = 0
     failed_in_row: int = 0
+    silences: int = 0
     speeds: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
 
     @property
@@ -109,6 +113,21 @@ class Reputation:
         """It had no place; no fault. It is not asked again for two seconds, or until a newer Load."""
         self._touch(seller, now).refused_until = now + REFUSED_MS
 
+    def unanswered(self, seller: PeerId, now: int, *, lost: bool = False) -> None:
+        """No answer; no fault. Set aside as after a refusal, longer each time once it counts as unreachable."""
+        record = self._touch(seller, now)
+        if now < record.refused_until:
+            return  # of several auctions that asked it at once, the first has said so
+        record.silences += LOST_COUNTS if lost else 1
+        times = max(0, record.silences - SILENCES + LOST_COUNTS) // LOST_COUNTS
+        record.refused_until = now + min(UNREACHABLE_MS, REFUSED_MS << min(times, 8))
+
+    def answered(self, seller: PeerId) -> None:
+        """It answered, whatever it said."""
+        record = self._records.get(seller)
+        if record is not None:
+            record.silences = 0
+
     def load_arrived(self, seller: PeerId) -> None:
         """A newer Load says more than an old refusal."""
         record = self._records.get(seller)
@@ -138,6 +157,7 @@ class Reputation:
             newcomer=record.newcomer,
             banned=now < record.banned_until,
             refused_lately=now < record.refused_until,
+            unreachable=now < record.refused_until and record.silences >= SILENCES,
             delivered_ppm=record.delivered_ppm,
             speeds=dict(record.speeds),
             late_ms=record.late_ms,

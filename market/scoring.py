@@ -42,6 +42,7 @@ class View:
     newcomer: bool = True
     banned: bool = False
     refused_lately: bool = False
+    unreachable: bool = False
     delivered_ppm: int = PRIOR_PPM
     speeds: Mapping[bytes, int] = field(default_factory=dict)
     late_ms: int = 0

@@ -20,6 +20,7 @@ from market.auction import (
     GiveUp,
     NoteFault,
     NoteRefusal,
+    NoteSilence,
     Phase,
     ReleaseQuote,
 )
@@ -169,7 +170,7 @@ def test_without_a_quote_it_waits_to_the_longest_window_then_asks_others() -> No
     assert one.tick(200) == []
     assert one.wake_at == LONGEST_WINDOW_MS
     commands = one.tick(LONGEST_WINDOW_MS)
-    assert {c.seller for c in commands if isinstance(c, NoteRefusal)} == set(first)
+    assert {c.seller for c in commands if isinstance(c, NoteSilence)} == set(first)
     second = rfqs(commands)
     assert set(second) == {o.seller for o in made} - set(first)
     late = made[0]

@@ -133,6 +133,8 @@ def beside_price(made: Offer, terms: Terms, view: View) -> Rule | None:
         return Rule.EXPOSURE
     if view.newcomer and price > terms.newcomer_room:
         return Rule.EXPOSURE
+    if view.unreachable:
+        return Rule.NO_ANSWER
     return Rule.REFUSED_LATELY if view.refused_lately else None
 
 
