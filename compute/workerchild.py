@@ -26,6 +26,7 @@ from compute.tracestore import BUDGET
 from p2p.errors import Misconfigured
 
 MAX_SOCKET_PATH = 100  # bytes; sun_path holds 104 on macOS, 108 on Linux
+_SHARED = Path("/tmp")
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.02
 _DEATH_S = 10.0
@@ -84,13 +85,22 @@ def socket_path(folder: Path, name: str) -> Path:
     wanted = folder / f"{name}.sock"
     if len(os.fsencode(wanted.absolute())) > MAX_SOCKET_PATH:
         tag = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
-        wanted = Path("/tmp") / f"pasar-{os.getuid()}-{tag}" / f"{name[:32]}.sock"
+        wanted = _SHARED / f"pasar-{os.getuid()}-{tag}" / f"{name[:32]}.sock"
     wanted.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     made = wanted.parent.stat(follow_symlinks=False)
     if made.st_uid != os.getuid() or not stat.S_ISDIR(made.st_mode):
         raise Misconfigured(f"{wanted.parent} belongs to somebody else; remove it or choose another data directory")
     wanted.parent.chmod(0o700)
     return wanted
+
+
+def remove_socket(path: Path) -> None:
+    """Take away what is left of a socket, and its folder when that was made for it alone, in /tmp, and is empty."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+    if path.parent.parent == _SHARED:
+        with suppress(OSError):
+            path.parent.rmdir()
 
 
 class Child:

@@ -13,7 +13,7 @@ import trio
 
 from compute import messages as m
 from compute.link import Link, LinkBroken
-from compute.workerchild import Child, WorkerConfig, connect, socket_path, spawn
+from compute.workerchild import Child, WorkerConfig, connect, remove_socket, socket_path, spawn
 from compute.workerprocess import EXIT_MISCONFIGURED
 from p2p.codec import encode
 from p2p.errors import Misconfigured, PeerFault
@@ -43,7 +43,7 @@ class WorkerLife:
     ) -> None:
         self._config, self._models = config, models
         self._on_up, self._on_message, self._on_down = on_up, on_message, on_down
-        self._path = socket_path(config.folder, config.name)
+        socket_path(config.folder, config.name)  # refused before anything runs
         self._child: Child | None = None
         self._link: Link | None = None
         self._verdict = ""
@@ -65,7 +65,7 @@ class WorkerLife:
 
     async def run(self) -> None:
         """Until cancelled, which ends the worker too. Raises Misconfigured when the worker says it cannot serve."""
-        path = self._path
+        path = socket_path(self._config.folder, self._config.name)  # the last run took the folder away
         failures = 0
         try:
             while True:
@@ -80,6 +80,7 @@ class WorkerLife:
         finally:
             if self._child is not None:
                 await self._farewell(path, self._child)
+            remove_socket(path)
 
     async def _live_once(self, path: Path) -> bool:
         """One connection from its start to its end. False when the worker never answered."""

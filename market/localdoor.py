@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import structlog
 import trio
 
-from compute.workerchild import socket_path
+from compute.workerchild import remove_socket, socket_path
 from p2p.codec import MAX_MESSAGE, Name, Size, Wei, decode, encode, message
 from p2p.errors import MalformedMessage, Misconfigured, PasarError, PeerFault, Refused, Unavailable, UnknownMessage
 from p2p.framing import FrameDecoder, frame
@@ -69,8 +68,7 @@ class LocalDoor:
                 await nursery.start(trio.serve_listeners, self._receive, [listener])
                 task_status.started()
         finally:
-            with suppress(OSError):
-                path.unlink()
+            remove_socket(path)
 
     async def _receive(self, guest: trio.SocketStream) -> None:
         async with self._guests, guest:

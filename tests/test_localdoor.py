@@ -151,3 +151,14 @@ async def test_one_that_hangs_up_or_never_answers_is_unavailable(tmp_path, nurse
         nursery.start_soon(trio.serve_listeners, behave, [trio.SocketListener(listening)])
         with pytest.raises(Unavailable):
             await knock(folder, question(1), 5)
+
+
+async def test_a_door_far_away_leaves_no_folder_behind(tmp_path):
+    far = tmp_path / ("d" * 120)
+    folder = door_path(far).parent
+    assert folder.parent != far
+    async with trio.open_nursery() as nursery:
+        await nursery.start(LocalDoor(far, {DepositOrder: doubled}).run)
+        assert await knock(far, question(21), 5) == answer(42)
+        nursery.cancel_scope.cancel()
+    assert folder.name not in os.listdir(folder.parent)

@@ -18,7 +18,7 @@ import trio
 from compute.spec import JobSpec
 from compute.trace import verify_leaf
 from compute.work import JobResult, Step, WorkerLost
-from compute.workerchild import MAX_SOCKET_PATH, WorkerConfig, socket_path
+from compute.workerchild import MAX_SOCKET_PATH, WorkerConfig, remove_socket, socket_path
 from compute.workerlink import Worker
 from p2p.errors import Misconfigured, Refused
 from tests.support.job_specs import job_id, job_spec
@@ -282,7 +282,12 @@ def test_a_socket_has_a_short_private_place(tmp_path: Path) -> None:
     assert far == socket_path(deep, "worker") != socket_path(tmp_path / ("e" * 120), "worker")
     assert len(os.fsencode(far)) <= MAX_SOCKET_PATH
     assert far.parent.stat().st_mode & 0o777 == 0o700
-    far.parent.rmdir()
+    far.touch()
+    remove_socket(far)
+    assert not far.parent.exists()
+    near.touch()
+    remove_socket(near)
+    assert near.parent.exists()  # a data directory stays
     elsewhere = socket_path(tmp_path / ("e" * 120), "worker").parent
     elsewhere.rmdir()
     elsewhere.symlink_to(tmp_path)
