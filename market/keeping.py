@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -53,7 +54,10 @@ class Keeping:
         self._folder = folder
 
     async def put(self, name: str, note: object, files: Sequence[bytes]) -> None:
-        """On disk when this returns, the note last. ``note`` is a registered message."""
+        """On disk when this returns, the note last. ``note`` is a registered message.
+
+        Raises Unavailable when the disk does not take it; nothing is kept under this name then.
+        """
         await trio.to_thread.run_sync(self._put, name, encode(note), files, limiter=_limiter)
 
     async def get(self, name: str, kind: type[T]) -> tuple[T, list[bytes]] | None:
@@ -70,7 +74,7 @@ class Keeping:
         return await trio.to_thread.run_sync(_read, path, offset, length, limiter=_limiter)
 
     async def drop(self, name: str) -> None:
-        """Forget it; nothing when there is nothing."""
+        """Forget it; nothing when there is nothing. What the disk will not let go is still there for the next try."""
         await trio.to_thread.run_sync(self._drop, name, limiter=_limiter)
 
     async def names(self) -> list[tuple[str, float]]:
@@ -78,10 +82,14 @@ class Keeping:
         return await trio.to_thread.run_sync(self._names, limiter=_limiter)
 
     def _put(self, name: str, note: bytes, files: Sequence[bytes]) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for index, data in enumerate(files):
-            _write(self._folder / f"{name}.{index}", data)
-        _write(self._folder / f"{name}.note", note)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for index, data in enumerate(files):
+                _write(self._folder / f"{name}.{index}", data)
+            _write(self._folder / f"{name}.note", note)
+        except OSError as exc:
+            self._drop(name)  # half of it only takes room
+            raise Unavailable(f"the disk does not take a result: {exc.strerror}") from exc
 
     def _get(self, name: str, kind: type[T]) -> tuple[T, list[bytes]] | None:
         note = self._note(name, kind)
@@ -101,10 +109,15 @@ class Keeping:
 
     def _drop(self, name: str) -> None:
         for path in self._folder.glob(f"{name}.*"):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
 
     def _names(self) -> list[tuple[str, float]]:
-        return [(path.stem, path.stat().st_mtime) for path in self._folder.glob("*.note")]
+        found = []
+        for path in self._folder.glob("*.note"):
+            with suppress(OSError):  # dropped meanwhile, by another thread
+                found.append((path.stem, path.stat().st_mtime))
+        return found
 
 
 def name_of(job_id: bytes, attempt: int = 0) -> str:
