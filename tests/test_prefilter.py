@@ -74,6 +74,7 @@ def some_views() -> st.SearchStrategy[dict[PeerId, View]]:
         newcomer=st.booleans(),
         banned=st.booleans(),
         refused_lately=st.booleans(),
+        unreachable=st.booleans(),
         delivered_ppm=st.integers(0, MILLION),
         speeds=st.sampled_from([{}, {MODEL: 50_000}, {MODEL: 10**9}]),
         late_ms=st.integers(0, 500),

@@ -12,6 +12,7 @@ from market.reputation import (
     MAX_BAN_MS,
     NEWCOMER_JOBS,
     REFUSED_MS,
+    UNREACHABLE_MS,
     Reputation,
 )
 from market.scoring import PRIOR_PPM, UNKNOWN
@@ -123,3 +124,35 @@ def test_the_untouched_longest_is_forgotten_first_and_the_banned_last() -> None:
     assert len(known) == 2
     assert known.view(SELLER, 0).banned
     assert known.of(OTHER, 0).measured == 0
+
+
+def test_who_cannot_be_dialled_twice_is_unreachable_for_a_while() -> None:
+    known = Reputation()
+    known.unanswered(SELLER, 0, lost=True)
+    known.unanswered(SELLER, 1, lost=True)  # another auction, at the same time
+    assert known.view(SELLER, 2).refused_lately
+    assert not known.view(SELLER, 2).unreachable
+    known.unanswered(SELLER, REFUSED_MS, lost=True)
+    assert known.view(SELLER, REFUSED_MS + 1).unreachable
+    again = 3 * REFUSED_MS
+    assert not known.view(SELLER, again).unreachable, "to be tried again"
+    for _ in range(20):
+        known.unanswered(SELLER, again, lost=True)
+        assert known.view(SELLER, again).unreachable
+        again += UNREACHABLE_MS
+    assert not known.view(SELLER, again).unreachable
+    assert known.of(SELLER, again).faults == known.of(SELLER, again).jobs == 0
+
+
+def test_silence_takes_longer_than_a_broken_line_and_an_answer_ends_it() -> None:
+    known = Reputation()
+    times = range(0, 10 * REFUSED_MS, REFUSED_MS)
+    marks = []
+    for now in times:
+        known.unanswered(SELLER, now)
+        marks.append(known.view(SELLER, now).unreachable)
+    assert marks[:6] == [False] * 5 + [True]
+    known.answered(SELLER)
+    known.answered(OTHER)
+    assert not known.view(SELLER, times[-1]).unreachable
+    assert len(known) == 1
