@@ -82,13 +82,6 @@ class SenderRows(Rows):
             (state, wei(credited), self.settlement, recipient, payment_id),
         )
 
-    def unanswered(self) -> list[tuple[Address, bytes]]:
-        found = self.db.execute(
-            "SELECT recipient, payment FROM payments_out WHERE settlement = ? AND state = 'signed' ORDER BY at_ms",
-            (self.settlement,),
-        )
-        return [(Address(recipient), payment) for recipient, payment in found]
-
     def claim(self, recipient: Address, job_id: bytes) -> int:
         row = self.db.execute(
             "SELECT amount FROM claims WHERE settlement = ? AND recipient = ? AND job_id = ?",

@@ -152,11 +152,6 @@ class SendingBooks:
         since = self._now_ms() - int(seconds * 1000)
         return await self._journal.write(lambda tx: self._rows(tx).debited_since(since))
 
-    async def unanswered(self) -> list[tuple[Address, Payment]]:
-        """Payments that were signed and have no verdict: after a restart, what to send again."""
-        rows = await self._journal.write(lambda tx: self._rows(tx).unanswered())
-        return [(recipient, decode_as(Payment, data)) for recipient, data in rows]
-
     async def proof(self, recipient: Address) -> Signed | None:
         """The recipient's newest statement, to show it when it forgot."""
         kept = await self._journal.write(lambda tx: self._rows(tx).signed_statement(recipient))
@@ -210,6 +205,8 @@ class SendingBooks:
             if row.state != REFUSED:
                 return decode_as(Payment, row.payment)
             self._unclaim(rows, ask.recipient, row)
+        if self.rolled_back(ask.recipient):
+            raise Refused("ROLLED_BACK", "this recipient took back in one account what it had signed in another")
         if ask.params.recipient != ask.recipient:
             raise Refused("RECIPIENT_MISMATCH", "params of another recipient")
         fresh = ParamsSeen(digest_of(ask.params))
