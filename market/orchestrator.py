@@ -9,7 +9,7 @@ was open when the process died is restored from the journal and goes on. Knows n
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -73,10 +73,15 @@ class Supplies:
 
 
 class Orchestrator:
-    """At most ``terms.slots`` sales are in work at a time, and each (gateway, job, attempt) has one Sale."""
+    """No more sales are in work than the machine runs at a time, and each (gateway, job, attempt) has one Sale."""
 
     def __init__(self, supplies: Supplies) -> None:
-        self._s = s = supplies
+        # A place that the machine does not have would be a job that is late: it runs them one after another.
+        slots = supplies.machine.capability().slots
+        if slots < supplies.terms.slots:
+            log.warning("fewer slots than were asked for", slots=slots, asked=supplies.terms.slots)
+        terms = replace(supplies.terms, slots=min(supplies.terms.slots, slots))
+        self._s = s = replace(supplies, terms=terms)
         self.offering = Offering(s.signer, s.gossip, s.feed, s.greeter, s.terms, s.machine.capability, s.wall_time)
         self.desk = QuoteDesk(
             s.network,
