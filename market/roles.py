@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 import trio
 
+from compute.hardware import free_disk, probe
 from compute.work import Machine
 from ledger.customers import CustomerBooks
 from ledger.money import ETH
@@ -36,6 +37,7 @@ from market.prefilter import SMALL_JOB, SMALL_JOB_DEVELOPMENT
 from market.rolekit import build_base, fund, open_purse, say_ready
 from market.walletdoor import wallet_door
 from p2p.addresses import listen_parts
+from p2p.errors import Misconfigured
 from p2p.identity import load_or_create
 from p2p.limits import PortClaim, raise_open_files
 
@@ -50,6 +52,8 @@ GATEWAY_DEPOSIT = ETH
 GATEWAY_RESERVE = ETH
 PARAMS_LIVE_MS, PARAMS_LIVE_DEVELOPMENT_MS = 60_000, 5_000
 DRAIN_S = 60.0
+MB = 1_000_000
+LEAST_DISK = 200 * MB  # sealed results, traces and the journal lie there
 
 Drain = Callable[[], Awaitable[None]]
 
@@ -181,9 +185,28 @@ async def run_gateway(life: Life) -> None:
     await say_ready(base, life.face)
 
 
+def look_at_machine(instance: Instance) -> None:
+    """Say what this node sells with. Raises Misconfigured when results would soon find no room."""
+    found, free = probe(), free_disk(instance.path)
+    log.info(
+        "machine",
+        cpu=found.cpu,
+        cores=found.cores,
+        memory_mb=found.memory_bytes // MB,
+        free_memory_mb=found.free_memory_bytes // MB,
+        free_disk_mb=free // MB,
+    )
+    if free < LEAST_DISK:
+        raise Misconfigured(
+            f"data-dir: {free // MB} MB are free at {instance.path}, and {LEAST_DISK // MB} MB are needed; "
+            "make room or name another --data-dir"
+        )
+
+
 async def run_orchestrator(life: Life) -> None:
     """Sells compute: a worker process, offers, quotes, jobs, redemption."""
     config, instance, nursery = life.config, life.instance, life.nursery
+    look_at_machine(instance)
     machine = life.machines(config, instance)
     await nursery.start(machine.run)  # first: its libraries take seconds to import, and nothing else waits for them
     purse, identity = await open_purse(config, instance, nursery)
