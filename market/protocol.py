@@ -32,20 +32,41 @@ JOB_SELLER = (
     *("acceptance", "job-refusal", "start", "progress", "preview", "slice-output", "due"),
     *("tickets-verdict", "seal", "delivery", "failure", "closure"),
 )
-JOB_SIGNED = ("quote", "commitment", "seal-key", "receipt")  # inside envelopes of the above
-JOB_MONEY = ("payment", "payment-verdict", "ticket-params")  # ledger/ticket.py, as bytes inside the above
-BLOBS = ("blob-head", "chunk", "chunk-ack", "blob-have")  # p2p/blobs.py
+CHUNKS = ("chunk", "chunk-ack")  # p2p/blobs.py, on any stream that carries files
 
+# What a stream carries, frame by frame, both directions together.
 MESSAGES: dict[str, tuple[str, ...]] = {
-    CONTROL: ("hello", "rfq", "quote", "quote-refusal", "release", "signed"),  # market/hello.py, market/quote.py
+    CONTROL: ("hello", "rfq", "signed", "quote-refusal", "release"),  # market/hello.py, market/quote.py
     BID: (  # market/bidwire.py, market/bid.py, market/refusal.py
         *("hello", "ask-models", "models-on-offer", "bid", "cancel-bid", "thanks"),
-        *("refusal", "bid-taken", "job-news", "job-done", "job-failed", "bid-cancelled", *BLOBS),
+        *("refusal", "bid-taken", "job-news", "job-done", "job-failed", "bid-cancelled", *CHUNKS),
     ),
-    JOB: ("hello", *dict.fromkeys((*JOB_BUYER, *JOB_SELLER)), *BLOBS),
-    LOAD: ("hello", "load"),  # market/offer.py
-    BOOK: ("hello", "book-ask", "book-page", "signed"),  # market/bookfeed.py
+    JOB: ("hello", *dict.fromkeys((*JOB_BUYER, *JOB_SELLER)), *CHUNKS),
+    LOAD: ("hello", "load"),  # market/offer.py; not spoken yet
+    BOOK: ("hello", "book-ask", "book-page"),  # market/bookfeed.py
 }
+GOSSIP = ("signed",)  # an offer in its envelope
+
+# What is never a frame of its own: the payload of an envelope, or bytes in a field of another message.
+JOB_SIGNED = ("quote", "commitment", "seal-key", "receipt")
+SIGNED = (*JOB_SIGNED, "offer", "statement", "countersigned-receipt")
+JOB_MONEY = ("payment", "payment-verdict", "ticket-params")  # ledger/ticket.py, as bytes in messages of the job stream
+DIGESTED = ("job-spec",)  # compute/spec.py: its digest is what a Receipt names
+
+# Plain transfers of one file on a stream of their own; no protocol of this version has one.
+TRANSFERS = ("blob-head", "blob-have")  # p2p/transfer.py
+
+# What does not leave a machine.
+WORKER = (  # compute/messages.py, between a node and its worker
+    *("worker-attach", "worker-ready", "worker-ping", "worker-pong", "worker-end", "capability"),
+    *("worker-run", "worker-cancel", "worker-step", "worker-done", "worker-part", "worker-failed"),
+    *("worker-model-changed", "worker-model-failed", "worker-open-trace", "worker-leaf", "worker-request-failed"),
+    *("worker-replay-step", "worker-replay-start", "worker-replay-picture", "worker-replayed"),
+)
+DOOR = (  # market/localdoor.py, between a running node and a command of the same user
+    *("wallet-question", "holdings", "deposit-order", "deposited", "door-refusal"),
+)
+DISK = ("buying-record", "selling-record", "job", "kept-work", "trace-index")  # what a restart reads back
 
 
 def offers_topic(network: str, pipeline: str) -> str:
