@@ -53,6 +53,7 @@ log = structlog.get_logger(__name__)
 
 KEEP_S = 600.0  # results of finished jobs, for a client that comes back
 MAX_JOBS = 1024
+ROOM_PART = 16  # of the room left, the most that one client has open: keys cost nothing, so nobody may be the last
 SWEEP_S = 15.0
 MONTH_S = 30 * 86_400.0
 NEWCOMER_PART = 50  # of a month's spend, what all newcomers together may owe us
@@ -152,7 +153,7 @@ class Gateway:
             return simple(Code.NO_CREDIT, "name a limit: off the development chain none is chosen for you")
         if self.draining or not self._room():
             return simple(Code.BUSY, "this gateway takes no more bids now", limit_wei=bid.limit)
-        if self._of(raw.peer) >= RESTING_PER_CLIENT:
+        if self._of(raw.peer) >= self._share():
             return simple(Code.TOO_MANY, "too many bids of yours are open", limit_wei=bid.limit)
         run = self._runs[name] = JobRun(self._counter, name, raw.peer, bid, free=True)
         kept = await self._m.results.note(name_of(name), JobDone)
@@ -200,6 +201,11 @@ class Gateway:
 
     def _of(self, client: PeerId) -> int:
         return sum(run.client == client and not run.over.is_set() for run in self._runs.values())
+
+    def _share(self) -> int:
+        """How many bids one client may have open now: all it may ever have, until half of the room is taken."""
+        taken = sum(not run.over.is_set() for run in self._runs.values())
+        return min(RESTING_PER_CLIENT, -(-(MAX_JOBS - taken) // ROOM_PART))
 
     def _room(self) -> bool:
         """Whether one more job fits; the oldest finished one goes when it must."""

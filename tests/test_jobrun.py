@@ -182,3 +182,26 @@ async def test_what_a_late_acceptance_cost_is_written_down(tmp_path: Path) -> No
     assert kept[0].attempts[0].code == jobwire.SILENT
     await run._delivered()
     assert len(kept) == 1, "written once"
+
+
+async def test_who_fills_a_gateway_leaves_room_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("market.gateway.MAX_JOBS", 64)
+    with trio.fail_after(40):
+        async with marketplace(tmp_path) as market:
+            gateway = await market.gateway(GATEWAY)
+            await market.orchestrator(SELLER, price=2_000_000, machine=NoopWorker(step_s=1))
+            client, _ = await market.client(CLIENT)
+            taken = []
+            for key in range(5):
+                stream = cast(Any, SimpleNamespace(peer=stranger(key), remote=SimpleNamespace(loopback=True)))
+                while True:
+                    bid = replace(await market.bid(client, gateway.key.peer, deadline_ms=600_000), wait=True)
+                    run = await gateway.role.take(stream, bid)  # type: ignore[union-attr]
+                    if isinstance(run, Refusal):
+                        break
+                    taken.append(key)
+                assert run.code is Code.TOO_MANY
+            each = [taken.count(key) for key in range(5)]
+            assert all(each)
+            assert each == sorted(each, reverse=True)
+            assert sum(each) < 32
