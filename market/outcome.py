@@ -1,6 +1,6 @@
 """Outcome: what a bid can come to at its gateway, and how a result is told.
 
-Pure; decides nothing and keeps nothing.
+Decides nothing and keeps nothing; ``market/jobrun.py`` does.
 """
 
 from __future__ import annotations

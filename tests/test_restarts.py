@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from benchmarks.noop_worker import NoopWorker
+from market.bidwire import BidCancelled, JobNews, News
 from market.client import Delivered
 from market.conversation import AWARD_SENT, KEY_SENT, SEALED, TICKETS_SENT
 from tests.support.bookkeeping import BookPair, book_pair, customer_jobs, violations
@@ -141,3 +142,65 @@ async def one_job(
     assert isinstance(again, Delivered)
     assert (again.done, again.files) == (got.done, got.files)
     return fate, got
+
+
+async def test_a_bid_that_waited_for_a_seller_still_waits_after_a_restart(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    """The book of a gateway that starts is empty for a moment: no reason to refuse what was taken before."""
+    mock_clock.rate = SOON
+    with trio.fail_after(600):
+        async with marketplace(tmp_path) as market, trio.open_nursery() as nursery:
+            gateway = await market.gateway(GATEWAY)
+            seller = await market.orchestrator(SELLER, price=2_000_000)
+            client, _ = await market.client(CLIENT)
+            bid = await market.bid(client, gateway.key.peer, deadline_ms=120_000)
+            seller.kill()
+            await seller.gone.wait()
+            taken, got = trio.Event(), []
+
+            async def follow() -> None:
+                got.append(await client.bid(gateway.key.peer, bid, lambda news: taken.set()))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(follow)
+            await taken.wait()
+            gateway.kill()
+            await gateway.gone.wait()
+            await market.gateway(GATEWAY)
+            await trio.sleep(3)
+            await market.orchestrator(SELLER, price=2_000_000)
+            await trio.sleep_forever()
+        assert isinstance(got[0], Delivered)
+
+
+async def test_a_bid_taken_back_stays_so_over_a_restart(tmp_path: Path, mock_clock: trio.testing.MockClock) -> None:
+    mock_clock.rate = SOON
+    with trio.fail_after(600):
+        async with marketplace(tmp_path) as market, trio.open_nursery() as nursery:
+            machine = NoopWorker(step_s=0.5)
+            gateway = await market.gateway(GATEWAY)
+            seller = await market.orchestrator(SELLER, price=2_000_000, machine=machine)
+            client, _ = await market.client(CLIENT)
+            bid = await market.bid(client, gateway.key.peer, steps=40, deadline_ms=120_000)
+            cancelled, got = trio.Event(), []
+
+            def tell(news: object) -> None:
+                if isinstance(news, JobNews) and news.event is News.STEP and not cancelled.is_set():
+                    seller.seat.kill()  # its answer to the cancellation never comes
+                    cancelled.set()
+
+            async def follow() -> None:
+                got.append(await client.bid(gateway.key.peer, bid, tell, cancelled))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(follow)
+            await cancelled.wait()
+            await trio.sleep(2)
+            gateway.kill()
+            await gateway.gone.wait()
+            await market.gateway(GATEWAY)
+            await trio.sleep_forever()
+        assert isinstance(got[0], BidCancelled)
+        (state, _), *more = customer_jobs(journal(tmp_path, GATEWAY)).values()
+        assert (state, more) == ("returned", [])
