@@ -63,6 +63,7 @@ class Chain:
         self.rpc, self._known, self._file, self._clock = rpc, known, file, clock
         self._covers: dict[Address, Cover] = dict(known.covers)
         self._unread: set[Address] = set()
+        self._marked: frozenset[tuple[str, str]] = frozenset()  # the events that the last look saw
         self._looking = trio.Lock()
         self._known_at = self._kept_at = 0
         self.online = False
@@ -231,12 +232,14 @@ class Chain:
         if not isinstance(logs, list) or not 0 <= head - self._known.block <= MAX_BLOCKS:
             self._unread.update(self._covers)
             return
-        for entry in logs:
-            event = event_of(entry) if isinstance(entry, dict) else None
+        entries = [(str(e.get("blockHash")), str(e.get("logIndex")), e) for e in logs if isinstance(e, dict)]
+        for block, index, entry in entries:
+            event = None if (block, index) in self._marked else event_of(entry)  # reading one costs a millisecond
             if event is not None:
                 who = Address(event.fields.get("sender") or event.fields["reserveHolder"])
                 if who in self._covers:
                     self._unread.add(who)
+        self._marked = frozenset((block, index) for block, index, entry in entries if entry.get("blockHash"))
 
     async def _read_unread(self) -> None:
         now = self._clock()
