@@ -10,9 +10,9 @@ from ledger.contract import call_data
 from ledger.journal import Journal
 from ledger.money import GWEI
 from ledger.rpc import RpcRefused
+from ledger.transaction_rows import JournalTransactions
 from ledger.transactions import Call
 from ledger.transactor import MAX_FEE, Patience, Transactor, mined_of, refusal_of
-from ledger.transaction_rows import JournalTransactions
 from ledger.txstore import MemoryTransactions, SentTransaction
 from p2p.errors import Refused, Unavailable
 from p2p.peer import Address
