@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -161,9 +162,10 @@ class ChainLog:
             raise Misconfigured(f"data-dir: cannot write a log in {data_dir}: {exc.strerror}") from exc
 
     def note(self, event: str, info: ChainInfo) -> None:
+        """Write a line. A directory that was removed meanwhile, or a full disk, ends no chain."""
         if self._file is not None:
             at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            with self._file.open("a") as file:
+            with suppress(OSError), self._file.open("a") as file:
                 print(json.dumps({"timestamp": at, "event": event, **info.as_dict()}), file=file)
 
 
