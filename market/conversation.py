@@ -118,6 +118,7 @@ class Conversation:
         self._rate = RateLimit(PER_SECOND, BURST, 1)
         self._stream: MessageStream | None = None
         self._outbox: trio.MemorySendChannel[Letter] | None = None
+        self._known_outbox: trio.MemorySendChannel[Letter] | None = None  # of the stream that the machine knows
         self._stream_nursery: trio.Nursery | None = None
         self._over = trio.Event()
         self._detached = trio.Event()
@@ -140,6 +141,8 @@ class Conversation:
         try:
             while not self._over.is_set():
                 event = await self._next()
+                if isinstance(event, Connected):
+                    self._known_outbox = self._outbox
                 for command in self.session.handle(event, now_ms()):
                     await self._do(command)
                 self._after()
@@ -234,8 +237,11 @@ class Conversation:
             await self._perform(command)
 
     def _put(self, letter: Letter) -> None:
-        """Queue it for the stream, in order: a blob never overtakes the message that announces it."""
-        if self._outbox is None:
+        """Queue it for the stream, in order: a blob never overtakes the message that announces it.
+
+        A stream that the machine has not been told of yet gets nothing: it says everything anew when it is.
+        """
+        if self._outbox is None or self._outbox is not self._known_outbox:
             return
         try:
             self._outbox.send_nowait(letter)
