@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.pixelcheck import check
 from benchmarks.prompts import PROMPTS, Prompt
+from benchmarks.report import goal
 
 MODEL: Final = Path(__file__).resolve().parent.parent / "compute" / "models" / "tiny"
 STEPS, GUIDANCE = 12, 3.0
@@ -31,11 +32,7 @@ def run(folder: Path = MODEL, steps: int = STEPS, guidance: float = GUIDANCE, la
     if large:
         some = PROMPTS[::_LARGE_EVERY]
         results[f"{_LARGE_SIDE}x{_LARGE_SIDE}"] = _measure(pipeline, some, _LARGE_SIDE, steps, guidance)
-    goals = [
-        {"what": f"{kind} right at 64x64", "value": small["rates"][kind], "op": ">=", "goal": goal,
-         "met": small["rates"][kind] >= goal}
-        for kind, goal in _GOALS
-    ]  # fmt: skip
+    goals = [goal(f"{kind} right at 64x64", small["rates"][kind], ">=", wanted) for kind, wanted in _GOALS]
     return {"results": results, "goals": goals}
 
 

@@ -67,9 +67,9 @@ class Source:
         self._code, self._tokenizer, self._batch, self._seed = code, tokenizer, batch, seed
 
     def parts(self, step: int) -> list[Part]:
-        """Small squares; at every third step two thirds of them, and some pictures of another size."""
+        """Small squares; at every second step two thirds of them, and some pictures of another size."""
         rng = Random(f"{self._seed}:{step}")
-        if step % 3 != 2:
+        if step % 2 == 0:
             return [self._part(rng, *SQUARE, self._batch)]
         return [self._part(rng, *SQUARE, self._batch * 2 // 3), self._part(rng, *rng.choice(_OTHER_SIZES))]
 
@@ -198,7 +198,7 @@ class Trainer:
         first = 0.0
         for index, part in enumerate(parts):
             loss = self._loss(part, generator)
-            (loss * ((0.7, 0.3)[index] if len(parts) > 1 else 1.0)).backward()
+            (loss * ((0.6, 0.4)[index] if len(parts) > 1 else 1.0)).backward()
             first = loss.item() if index == 0 else first
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimiser.step()
