@@ -22,6 +22,7 @@ from p2p.peer import PeerId
 from p2p.transport import Network
 
 # Codes under which the seller is asked for fresh TicketParams, and the same payment is made again.
+BROKEN = "BROKEN"  # how an attempt ends when our own side gives way: a disk, a bug
 ASK_AFRESH = {
     *("PARAMS_EXPIRED", "PARAMS_DROPPED", "PARAMS_NOT_MINE"),
     *("NONCE_EXHAUSTED", "BATCH_TOO_LARGE", "TICKET_TOO_LARGE"),

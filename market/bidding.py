@@ -34,7 +34,7 @@ from p2p.peer import PeerId, peer_text
 log = structlog.get_logger(__name__)
 
 
-NO_ROOM = (Code.BUSY, Code.TOO_MANY)  # of this gateway: another one may have some
+NO_ROOM = (Code.BUSY, Code.TOO_MANY, Code.NO_ANSWER)  # of this gateway: another one may have some
 
 
 @dataclass(frozen=True, slots=True)

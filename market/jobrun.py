@@ -11,7 +11,7 @@ restart is in the journal before it matters. Knows no stream of the client's.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ import trio
 from ledger.journal import Begun
 from market import jobwire as wire
 from market.auction import Auction, AwardTo, Buyer
-from market.basket import Bought
+from market.basket import BROKEN, Bought
 from market.bid import Bid
 from market.bidwire import BidCancelled, JobDone, JobFailed, JobNews, News
 from market.conversation import now_ms
@@ -29,14 +29,14 @@ from market.counter import Counter
 from market.job import Job
 from market.jobstore import TakenBid
 from market.keeping import name_of
-from market.outcome import Outcome, done, ended, tried
+from market.outcome import Clock, Outcome, done, ended, tried
 from market.prefilter import Matched
 from market.purchase import Purchase
 from market.receipt import spec_in
 from market.refusal import Code, Refusal, Rule, simple
 from market.session import Buying
 from p2p.envelope import digest_of
-from p2p.errors import Refused
+from p2p.errors import Refused, Unavailable
 from p2p.peer import PeerId, peer_text
 
 if TYPE_CHECKING:
@@ -47,14 +47,6 @@ log = structlog.get_logger(__name__)
 REST_S = 0.3
 MAX_NEWS = 512  # kept for a client that comes back; steps beyond it are dropped, oldest first
 AT_ONCE = 4  # resting bids that try at the same time, the best paid first
-
-
-@dataclass(slots=True)
-class _Clock:
-    """Marks on the way, on trio's clock in milliseconds."""
-
-    arrived: int
-    accepted: int = 0
 
 
 class JobRun:
@@ -78,7 +70,7 @@ class JobRun:
         self.outcome: Outcome | None = None
         self.over = trio.Event()
         self._changed = trio.Event()
-        self._clock = _Clock(now_ms() - age_ms)
+        self._clock = Clock(now_ms() - age_ms)
         self._deadline = self._clock.arrived + bid.deadline_ms
         self._purchases: list[Purchase] = []
         self._cancelled, self._on_disk = trio.Event(), trio.Event()
@@ -268,6 +260,8 @@ class JobRun:
         last = purchase.ended
         if self._cancelled.is_set() and last is not None and last.code == wire.CANCELLED:
             return await self._cancelled_at(last.cost)
+        if last is not None and last.code == BROKEN:  # ours, with any seller
+            return await self._given_back(JobFailed(self.job_id, Code.FAILED.value, last.hint, tried(self.job), 0))
         self.tell(JobNews(self.job_id, News.RETRIED, purchase.seller))
         self.log.info("attempt ended without a result", code=last.code if last else "")
         return None
@@ -301,7 +295,7 @@ class JobRun:
             if self.job != before:
                 await self._keep()
 
-    async def _delivered(self) -> JobDone | None:
+    async def _delivered(self) -> Outcome | None:
         """The first result there is, also of an attempt that had ended when its paid key came."""
         for purchase in self._purchases:
             if purchase.bought is not None:
@@ -310,14 +304,17 @@ class JobRun:
                 await self._take_stock(purchase)
         return None
 
-    async def _deliver(self, purchase: Purchase, bought: Bought) -> JobDone:
+    async def _deliver(self, purchase: Purchase, bought: Bought) -> Outcome:
         """Keep the result, charge for it once, and only then call it done."""
         paid = purchase.ended.paid if purchase.ended is not None else 0
         self.job = self.job.deliver(purchase.award.attempt, bought.inside.price, paid)
-        clock, sealed_at = self._clock, purchase.sealed_at
-        transfer = 0 if sealed_at is None else now_ms() - int(sealed_at * 1000)
-        result = done(self.job, bought, paid, auction_ms=clock.accepted - clock.arrived, transfer_ms=transfer)
-        await self._c.results.put(name_of(self.job_id), result, [file.data for file in bought.files])
+        transfer = 0 if purchase.sealed_at is None else now_ms() - int(purchase.sealed_at * 1000)
+        auction = self._clock.accepted - self._clock.arrived
+        result = done(self.job, bought, paid, auction_ms=auction, transfer_ms=transfer)
+        try:
+            await self._c.results.put(name_of(self.job_id), result, [file.data for file in bought.files])
+        except Unavailable as exc:
+            return await self._given_back(JobFailed(self.job_id, Code.FAILED.value, str(exc)[:512], tried(self.job), 0))
         await self._c.customers.charge(self.job_id, self.job.charge)
         self.job = self.job.settle()
         return result

@@ -5,7 +5,7 @@ Decides nothing and keeps nothing; ``market/jobrun.py`` does.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from market.basket import Bought
 from market.bidwire import MAX_TRIED, ArtifactHead, BidCancelled, JobDone, JobFailed, Spent
@@ -33,6 +33,14 @@ def ended(matched: Matched, limit: int) -> Refusal:
     if not matched.candidates and not matched.waiting:
         return plain
     return replace(plain, code=Code.DEADLINE, hint="nobody had a place in time: allow more time, or try again")
+
+
+@dataclass(slots=True)
+class Clock:
+    """Marks on a job's way, on the gateway's steady clock in milliseconds."""
+
+    arrived: int
+    accepted: int = 0
 
 
 def done(job: Job, bought: Bought, paid: int, *, auction_ms: int, transfer_ms: int) -> JobDone:

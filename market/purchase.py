@@ -16,7 +16,7 @@ from compute.spec import Artifact
 from ledger.journal import Begun
 from ledger.ticket import PaymentVerdict, TicketParams
 from market import jobwire as wire
-from market.basket import ASK_AFRESH, EXCUSED, Basket, Bought, Ended
+from market.basket import ASK_AFRESH, BROKEN, EXCUSED, Basket, Bought, Ended
 from market.bidwire import JobNews, News
 from market.conversation import Conversation, closing
 from market.keeping import name_of
@@ -110,7 +110,7 @@ class Purchase:
                 await self.talk.run()
             except PasarError as exc:  # one attempt must not end the gateway
                 self.log.error("a purchase broke off", error=type(exc).__name__, reason=str(exc))
-                self.ended = self.ended or Ended(wire.FAILED)
+                self.ended = self.ended or Ended(BROKEN, str(exc)[:200])
                 self.decided.set()
                 self.over.set()
             self._nursery.cancel_scope.cancel()

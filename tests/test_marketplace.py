@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from benchmarks.noop_worker import NoopWorker
-from market.bidwire import BidCancelled, JobNews, News
+from market.bidwire import BidCancelled, JobFailed, JobNews, News
 from market.client import Delivered, GatewayLost
 from market.refusal import Code, Refusal
 from tests.support.marketplace import marketplace
@@ -198,7 +198,10 @@ async def test_a_gateway_that_drains_hands_the_result_over_first(tmp_path: Path)
             assert isinstance(got, Delivered)
 
 
-async def test_a_client_whose_gateway_is_gone_is_not_left_waiting(tmp_path: Path) -> None:
+async def test_a_client_whose_gateway_is_gone_is_not_left_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("market.client.GONE_S", 1.0)
     with trio.fail_after(60):
         async with marketplace(tmp_path) as market:
             gateway = await market.gateway(1)
@@ -215,3 +218,19 @@ async def test_a_client_whose_gateway_is_gone_is_not_left_waiting(tmp_path: Path
 
             with pytest.raises(GatewayLost):
                 await client.bid(gateway.key.peer, bid, tell, stop)
+
+
+async def test_a_full_disk_costs_one_job_and_no_gateway(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with marketplace(tmp_path) as market:
+            gateway = await market.gateway(1)
+            await market.orchestrator(2, price=2_000_000)
+            client, _ = await market.client(3)
+            (tmp_path / "1" / "results").write_text("no folder")
+            bid = await market.bid(client, gateway.key.peer)
+            got = await client.bid(gateway.key.peer, bid, lambda news: None)
+            assert isinstance(got, JobFailed)
+            assert got.charged == 0
+            (tmp_path / "1" / "results").unlink()
+            again = await client.bid(gateway.key.peer, replace(bid, nonce=bytes(16)), lambda news: None)
+            assert isinstance(again, Delivered)
