@@ -36,6 +36,7 @@ from p2p.peer import PeerId, peer_text
 log = structlog.get_logger(__name__)
 
 GiveAward = Callable[[AwardTo], Awaitable[bool]]
+TakeBack = Callable[[], Awaitable[None]]
 TellQuote = Callable[[PeerId, int], None]
 
 
@@ -58,22 +59,31 @@ class Auctioneer:
     def __init__(self, lines: ControlLines, reputation: Reputation, chance: Chance) -> None:
         self._lines, self._reputation, self._chance = lines, reputation, chance
 
-    async def hold(self, auction: Auction, award: GiveAward, quoted: TellQuote) -> AwardTo | Refusal:
+    async def hold(
+        self, auction: Auction, award: GiveAward, take_back: TakeBack, quoted: TellQuote
+    ) -> AwardTo | Refusal:
         """Run ``auction`` to its end: the accepted award, or why there is none.
 
-        ``award`` gives the job to a seller and says whether it was taken; ``quoted`` hears of each quote.
+        ``award`` gives the job to a seller and says whether it was taken; when that lasts too long it is cancelled
+        and ``take_back`` called, before the next one is given the job. ``quoted`` hears of each quote.
         """
-        return await _Round(self._lines, self._reputation, auction, award, quoted).run(self._chance)
+        return await _Round(self._lines, self._reputation, auction, award, take_back, quoted).run(self._chance)
 
 
 class _Round:
     """The state of one call of ``hold``."""
 
     def __init__(
-        self, lines: ControlLines, reputation: Reputation, auction: Auction, award: GiveAward, quoted: TellQuote
+        self,
+        lines: ControlLines,
+        reputation: Reputation,
+        auction: Auction,
+        award: GiveAward,
+        take_back: TakeBack,
+        quoted: TellQuote,
     ) -> None:
         self._lines, self._reputation, self._auction = lines, reputation, auction
-        self._award, self._quoted = award, quoted
+        self._award, self._take_back, self._quoted = award, take_back, quoted
         self._post, self._events = trio.open_memory_channel[_Answered | _Decided](math.inf)
         self._outcome: AwardTo | Refusal | None = None
         self._giving: trio.CancelScope | None = None
@@ -147,5 +157,7 @@ class _Round:
         accepted = False
         with trio.CancelScope() as self._giving:
             accepted = await self._award(award)
+        if self._giving.cancelled_caught:
+            await self._take_back()
         self._giving = None
         self._post.send_nowait(_Decided(award.seller, accepted))

@@ -210,7 +210,7 @@ class JobRun:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop_when_cancelled)
-            won = await c.auctioneer.hold(auction, self._give, self._quoted)
+            won = await c.auctioneer.hold(auction, self._give, self._take_back, self._quoted)
             nursery.cancel_scope.cancel()
         return won
 
@@ -232,20 +232,22 @@ class JobRun:
         purchase.begin()
         if self._cancelled.is_set():  # while the job was written down
             purchase.cancel()
-        try:
-            await purchase.decided.wait()
-        finally:
-            if not purchase.decided.is_set():  # the auction has waited long enough: to the next one, without this
-                self.job = self.job.end(award.attempt, wire.SILENT)
-                with trio.CancelScope(shield=True):
-                    await self._keep()
-                purchase.cancel()
+        await purchase.decided.wait()
         if purchase.accepted.is_set():
             self._clock.accepted = now_ms()
             self.job = self.job.accept(award.attempt)
             return True
         await self._take_stock(purchase)
         return False
+
+    async def _take_back(self) -> None:
+        """Nobody has answered the award for too long: it ends here, whatever its seller says later."""
+        live = self.job.live
+        if live is not None:
+            self.job = self.job.end(live.number, wire.SILENT)
+            await self._keep()
+        if self._purchases and not self._purchases[-1].decided.is_set():
+            self._purchases[-1].cancel()
 
     async def _follow(self, purchase: Purchase) -> Outcome | None:
         async with trio.open_nursery() as nursery:
