@@ -55,6 +55,7 @@ async def test_a_stream_that_breaks_under_a_write_ends_that_stream_and_nothing_e
                     await talk.attach(MessageStream(Broken()))
                 nursery.cancel_scope.cancel()
 
+            await nursery.start(talk.run)
             nursery.start_soon(attach)
             await trio.testing.wait_all_tasks_blocked()
             await talk._do(SendMessage(Closure(b"\1" * 32, 1, "DONE")))
