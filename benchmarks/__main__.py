@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 
-from benchmarks.report import Report, Say, finish
+from benchmarks.report import Load, NotRun, Report, Say, finish
+from p2p.errors import PasarError
 
 # name: (module, function, one line). Imported only when they run, so that the list needs nothing.
 BENCHMARKS = {
@@ -23,7 +25,7 @@ BENCHMARKS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, print. 0 when the benchmark ran, goals met or missed; 2 for a name that is none."""
+    """Parse, run, print. 0 when the benchmark ran, goals met or missed; 2 for a name that is none, 4 when it broke."""
     listed = "\n".join(f"  {name:10} {line}" for name, (_, _, line) in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -41,8 +43,23 @@ def main(argv: list[str] | None = None) -> int:
     module, function, line = BENCHMARKS[given.name]
     say(f"{given.name}: {line}")
     run: Callable[..., Report] = getattr(importlib.import_module(module), function)
-    finish(given.name, run(say) if function == "run" and given.name != "model" else run(), say)
+    load = Load(say)
+    try:
+        made = run(say) if "say" in inspect.signature(run).parameters else run()
+    except (NotRun, BaseExceptionGroup) as exc:
+        print(f"benchmarks: {given.name}: {_reason(exc)}", file=sys.stderr)
+        return 4
+    finish(given.name, made, say, load)
     return 0
+
+
+def _reason(exc: BaseException) -> str:
+    """Why it did not run, in a line. What is nobody's known reason is raised on."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    if not isinstance(exc, NotRun | PasarError):
+        raise exc
+    return str(exc)
 
 
 if __name__ == "__main__":

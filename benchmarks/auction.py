@@ -19,7 +19,7 @@ import trio
 
 from benchmarks import prefilter
 from benchmarks.echo import ECHO, round_trip
-from benchmarks.report import Report, Say, goal, quantile
+from benchmarks.report import NotRun, Report, Say, goal, quantile
 from benchmarks.stage import NOOP_ORCHESTRATOR, Stage, stage
 from market.bidwire import BidTaken, JobNews, ModelOnOffer, News
 from market.client import Delivered, Wish, bid_for
@@ -31,10 +31,6 @@ SELLERS = (1, 3, 10)
 BIDS, WARM_UP, PINGS = 100, 8, 5
 REST_S = 0.1  # so that no bid pays for the book-keeping of the job before it
 GOAL = 12
-
-
-class NotDelivered(Exception):
-    """A bid of the benchmark had another end."""
 
 
 def run(say: Say) -> Report:
@@ -107,5 +103,5 @@ async def bid_to_award(market: Stage, model: ModelOnOffer) -> float:
     started = perf_counter()
     ending = await market.client.bid(market.gateway, bid, hear)
     if not isinstance(ending, Delivered) or not awarded:
-        raise NotDelivered(str(ending))
+        raise NotRun(f"a bid had another end: {ending}")
     return awarded[0] - started

@@ -18,7 +18,7 @@ from time import perf_counter
 
 import trio
 
-from benchmarks.report import Report, Say, goal
+from benchmarks.report import NotRun, Report, Say, goal
 from benchmarks.stage import NODE, Stage, stage
 from compute.modelfolder import bundled
 from compute.spec import JobSpec
@@ -33,10 +33,6 @@ PAIRS, WARM_UP = 10, 2
 ABOUT_S = 1.0
 GOAL = 1.10
 MAX_STEPS = 1000
-
-
-class NotDelivered(Exception):
-    """A bid of the benchmark had another end."""
 
 
 def run(say: Say) -> Report:
@@ -127,5 +123,5 @@ async def _through(market: Stage, model: ModelOnOffer, wish: Wish) -> float:
     ending = await market.client.bid(market.gateway, bid, lambda news: None)
     took = perf_counter() - started
     if not isinstance(ending, Delivered):
-        raise NotDelivered(str(ending))
+        raise NotRun(f"a bid had another end: {ending}")
     return took

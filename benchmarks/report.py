@@ -29,6 +29,23 @@ class Say:
         print(text, file=self.to, flush=True)
 
 
+class NotRun(Exception):
+    """The benchmark could not be run to its end; the message says why."""
+
+
+class Load:
+    """How busy the machine was with other things: a benchmark on a busy machine measures its scheduler too."""
+
+    def __init__(self, say: Say) -> None:
+        self.before = os.getloadavg()[0]
+        if self.before > cores() / 2:
+            say(f"this machine is busy (load {self.before:.1f} on {cores()} cores): expect worse than it can do")
+
+    def measured(self) -> list[float]:
+        """The load of the last minute, before and after."""
+        return [round(self.before, 2), round(os.getloadavg()[0], 2)]
+
+
 def goal(what: str, value: float, op: str, wanted: float) -> dict[str, Any]:
     """One goal and whether it is met. ``op`` is ``<=`` or ``>=``."""
     met = value <= wanted if op == "<=" else value >= wanted
@@ -62,12 +79,13 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-def finish(name: str, made: Report, say: Say) -> None:
+def finish(name: str, made: Report, say: Say, load: Load) -> None:
     """Every goal in words, then the object, alone on the last line of stdout."""
+    results = {**made["results"], "load": load.measured()}
     for one in made["goals"]:
         verdict = "met" if one["met"] else f"MISSED: {needed(one)}"
         say(f"goal: {one['what']}: {one['value']} {one['op']} {one['goal']}: {verdict}")
-    whole = {"name": name, "machine": machine(made.get("device")), "results": made["results"], "goals": made["goals"]}
+    whole = {"name": name, "machine": machine(made.get("device")), "results": results, "goals": made["goals"]}
     print(json.dumps(whole), flush=True)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from benchmarks.report import Say
+from benchmarks.report import NotRun, Say
 from market.bidwire import ModelsOnOffer
 from market.client import Client
 from market.hello import Greeter
@@ -40,10 +40,6 @@ NOOP_ORCHESTRATOR = (sys.executable, "-m", "benchmarks.noop_orchestrator")
 READY_S = 120.0
 END_S = 5.0
 ANYWHERE = "/ip4/127.0.0.1/tcp/0"
-
-
-class NotReady(Exception):
-    """A process of the stage did not come up; the message has the end of its log."""
 
 
 class Stage:
@@ -84,7 +80,7 @@ class Stage:
                 await trio.sleep(0.2)
 
     async def start(self, name: str, command: Sequence[str]) -> dict[str, Any]:
-        """Start a process of ours and wait for its READY line. Raises NotReady."""
+        """Start a process of ours and wait for its READY line. Raises NotRun."""
         found: dict[str, Any] = await self._nursery.start(self._run, name, command)
         return found
 
@@ -102,7 +98,7 @@ class Stage:
                     said += more
             head, _, body = said.partition(b"\n")[0].partition(b" ")
             if head != b"READY":
-                raise NotReady(f"{name} did not become ready: {path.read_text(errors='replace')[-2000:]}")
+                raise NotRun(f"{name} did not become ready: {path.read_text(errors='replace')[-2000:]}")
             task_status.started(json.loads(body))
             await child.wait()
         finally:
