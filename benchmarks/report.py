@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import sys
@@ -100,4 +101,4 @@ def needed(one: dict[str, Any]) -> str:
 def quantile(values: Sequence[float], part: float) -> float:
     """The value below which ``part`` of them lie: the nearest rank, so always one that was measured."""
     ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, max(0, round(part * len(ranked) + 0.5) - 1))]
+    return ranked[max(0, math.ceil(round(part * len(ranked), 6)) - 1)]
