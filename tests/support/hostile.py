@@ -184,8 +184,9 @@ class HostileSeller:
 
     @property
     def closed_as(self) -> list[str]:
-        """Why the gateway said that attempts were over."""
-        return [said.code for said in self.said if isinstance(said, wire.Closure)]
+        """Why the gateway said that attempts were over, once for each attempt and code: an answer may be repeated."""
+        closures = (said for said in self.said if isinstance(said, wire.Closure))
+        return [code for _, _, code in dict.fromkeys((said.job_id, said.attempt, said.code) for said in closures)]
 
     def offer(self, **changes: Any) -> Offer:
         model = model_offer(model=MODEL, max_side=1024, speed=10**9, name="noop")
