@@ -1,10 +1,10 @@
 """auction: the time from a bid to its award, with 1, 3 and 10 orchestrators, as a multiple of a bare RPC.
 
-From the client's call to the news that a seller has accepted the award, over real processes on loopback; the sellers
-are whole orchestrators whose machine does nothing, and every job is paid and delivered, and the market at rest for a
-tenth of a second, before the next one begins. The reference is one small message there and back on an open stream to a
-peer that does nothing else, measured before each bid of the same run, through the same host, encryption, framing and
-codec. The prefilter alone is measured in this process.
+From the client's call, on the stream on which it has asked what is on offer, to the news that a seller has accepted the
+award, over real processes on loopback; the sellers are whole orchestrators whose machine does nothing, and every job is
+paid and delivered, and the market at rest for a tenth of a second, before the next one begins. The reference is one
+small message there and back on an open stream to a peer that does nothing else, measured before each bid of the same
+run, through the same host, encryption, framing and codec. The prefilter alone is measured in this process.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ async def bid_to_award(market: Stage, model: ModelOnOffer) -> float:
         if isinstance(news, JobNews) and news.event is News.AWARDED:
             awarded.append(perf_counter())
 
+    await market.client.models(market.gateway, PIPELINES[0])  # as a client does: what there is, then a bid for it
     bid = bid_for(Wish("a red circle", steps=4, deadline_ms=30_000), model, PIPELINES[0], secrets.token_bytes)
     started = perf_counter()
     ending = await market.client.bid(market.gateway, bid, hear)

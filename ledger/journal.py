@@ -1,49 +1,38 @@
-"""The journal: one SQLite file, one writer, and nothing leaves the node that a restart would forget.
+"""The journal: one writer over one database file, and nothing leaves the node that a restart would forget.
 
-``Journal.write(fn)`` runs ``fn`` inside a transaction and returns once it is on disk (WAL, synchronous=FULL). Writes
-that wait together share one commit, each in a savepoint of its own. It also keeps what a database knows of itself: its
-epoch, the recipient's secret, whether it was closed in order. It knows no ticket and no account.
+    begun = await journal.begin(fn)      # applied in order, at once where the file is free
+    result = await begun.applied()       # what it returned; only further writes may follow from it yet
+    await begun.wait()                   # on disk, and with it everything handed in before: now it may be seen
+
+``write`` is both in one. Writes share a commit as long as nobody waits for one: a chain of writes that build on each
+other costs one. Short writes are applied on trio's thread, everything else, and every commit, in a thread of its own.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import trio
 
-from ledger.schema import APPLICATION_ID, TABLES, VERSION, WeiSum
+from ledger.database import Database, Transaction, Write
 from p2p.errors import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
+__all__ = ["Begun", "Database", "Journal", "Transaction", "Writes"]
+
 MAX_WAITING = 1024
 MAX_GROUP = 256
-CHECK_WHOLE_BELOW = 64 * 2**20
+AT_ONCE = 16  # writes applied on trio's thread after a commit that they had to wait for
+LINGER_S = 0.01  # how long a write that nobody waits for is left off the disk
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-
-class Transaction:
-    """What a write works on: the connection, and what to do once its commit is on disk (on trio's thread)."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self.db = db
-        self._after: list[Callable[[], None]] = []
-
-    def after_commit(self, callback: Callable[[], None]) -> None:
-        self._after.append(callback)
-
-    def committed(self) -> None:
-        for callback in self._after:
-            callback()
 
 
 class Writes(Protocol):
@@ -54,192 +43,53 @@ class Writes(Protocol):
     @property
     def secret(self) -> bytes: ...
     async def write(self, fn: Callable[[Transaction], T]) -> T: ...
-    async def begin(self, fn: Callable[[Transaction], T]) -> Begun[T]: ...
+    async def begin(self, fn: Callable[[Transaction], T], *, short: bool = True) -> Begun[T]: ...
 
 
 class Begun(Protocol[T_co]):
     """A write that was handed in. Writes are done in the order in which they were."""
 
+    async def applied(self) -> T_co:
+        """What it returned, when it may not be on disk yet: nothing that could be seen may follow before ``wait``.
+
+        Raises what it raised.
+        """
+        ...
+
     async def wait(self) -> T_co:
-        """What it returned, once it is on disk. Raises what it raised."""
+        """What it returned, once it is on disk, and everything that was handed in before. Raises what it raised."""
         ...
 
 
-class _Write(Generic[T]):
-    """One ``fn`` on its way: its transaction, then its result or its error."""
+class _Begun(Generic[T]):
+    """One write on its way. ``short``: it may be applied on trio's thread."""
 
-    def __init__(self, fn: Callable[[Transaction], T]) -> None:
-        self.fn = fn
-        self.done = trio.Event()
-        self.transaction: Transaction | None = None
-        self.result: T
-        self.error: BaseException | None = None
+    def __init__(self, fn: Callable[[Transaction], T], want: Callable[[], None], *, short: bool) -> None:
+        self.write = Write(fn)
+        self.short = short
+        self.has_run, self.done = trio.Event(), trio.Event()
+        self._want = want
+
+    async def applied(self) -> T:
+        await self.has_run.wait()
+        return self.write.unwrap()
 
     async def wait(self) -> T:
-        await self.done.wait()
-        return self.unwrap()
+        if self.write.error is None:
+            self._want()
+            await self.done.wait()
+        return self.write.unwrap()
 
-    def unwrap(self) -> T:
-        if self.error is not None:
-            raise self.error
-        return self.result
+    def committed(self) -> None:
+        if self.write.transaction is not None:
+            self.write.transaction.committed()
+        self.has_run.set()
+        self.done.set()
 
-
-class Database:
-    """The file, synchronously, for one thread at a time. Opening takes a lock that a second process cannot have."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.epoch = b""
-        self.secret = b""
-        self.unclean = False
-        self._lock: int | None = None
-        self._db: sqlite3.Connection | None = None
-
-    @property
-    def db(self) -> sqlite3.Connection:
-        if self._db is None:
-            raise Unavailable("the journal is closed")
-        return self._db
-
-    def open(self) -> None:
-        """Raises Misconfigured for a file in use, damaged, or of a newer version."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = _lock(self.path)
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        except OSError as exc:
-            raise Misconfigured(f"cannot open the journal {self.path}: {exc.strerror}") from exc
-        try:
-            self._open()
-        except BaseException as exc:
-            self._close_all()
-            if isinstance(exc, sqlite3.Error):
-                raise Misconfigured(
-                    f"the journal {self.path} is damaged ({exc}): restore a backup of it, or move it away; "
-                    "a new one forgets credit and winning tickets that were not redeemed yet"
-                ) from exc
-            raise
-
-    def commit(self, writes: Sequence[_Write[Any]]) -> None:
-        """Run every write in its own savepoint and commit them together. sqlite3.Error: nothing of it is on disk."""
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
-            for write in writes:
-                self._apply(write)
-            self.db.execute("COMMIT")
-        except BaseException:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
-            raise
-
-    def run(self, fn: Callable[[Transaction], T]) -> T:
-        """One write, alone."""
-        write = _Write(fn)
-        self.commit([write])
-        if write.error is None and write.transaction is not None:
-            write.transaction.committed()
-        return write.unwrap()
-
-    def close(self) -> None:
-        """In order: the next start may trust what it finds."""
-        if self._db is None:
-            return
-        self._set("clean", self._where())
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._close_all()
-
-    def abandon(self) -> None:
-        """Close without the mark of an orderly end."""
-        self._close_all()
-
-    def _apply(self, write: _Write[Any]) -> None:
-        transaction = Transaction(self.db)
-        self.db.execute("SAVEPOINT one")
-        try:
-            write.result = write.fn(transaction)
-        except Exception as exc:  # whatever the write raised is its caller's, and undoes that write alone
-            if isinstance(exc, sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError:
-                raise  # the file, not the write
-            self.db.execute("ROLLBACK TO one")
-            write.error = exc
-        else:
-            write.transaction = transaction
-        self.db.execute("RELEASE one")
-
-    def _open(self) -> None:
-        self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5)
-        self._db.create_aggregate("wei_sum", 1, WeiSum)  # type: ignore[arg-type]
-        new = self._is_new()
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        if new:
-            self._create()
-        self._start()
-
-    def _is_new(self) -> bool:
-        """Whether the file is empty. Raises Misconfigured, before anything is changed, when it is not ours to write."""
-        application, version, tables = (
-            self.db.execute(query).fetchone()[0]
-            for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-        )
-        if tables and application != APPLICATION_ID:
-            raise Misconfigured(f"{self.path} is a database of something else: point to another data directory")
-        if version > VERSION:
-            raise Misconfigured(
-                f"{self.path} was written by a newer Pasar (schema {version}): upgrade, or move it away"
-            )
-        return not tables
-
-    def _create(self) -> None:
-        self.db.execute("BEGIN IMMEDIATE")
-        for statement in TABLES:
-            self.db.execute(statement)
-        self._set("secret", secrets.token_bytes(32))
-        self._set("epoch", secrets.token_bytes(16))
-        self._set("clean", self._where())
-        self.db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        self.db.execute(f"PRAGMA user_version={VERSION}")
-        self.db.execute("COMMIT")
-
-    def _start(self) -> None:
-        """Was the last end orderly, and is this the same file? If not, no params from before are signed again."""
-        clean = self._get("clean")
-        self.unclean = clean != self._where()
-        if self.unclean or self.path.stat().st_size < CHECK_WHOLE_BELOW:
-            found = self.db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise sqlite3.DatabaseError(found)
-        self.db.execute("BEGIN IMMEDIATE")
-        if self.unclean:
-            self.db.execute("UPDATE params_out SET dropped = 1")
-        if clean not in (b"", self._where()):
-            self._set("epoch", secrets.token_bytes(16))  # a copy put in place of the file that was closed
-        self._set("clean", b"")
-        self.db.execute("COMMIT")
-        self.epoch, self.secret = self._get("epoch"), self._get("secret")
-
-    def _where(self) -> bytes:
-        found = self.path.stat()
-        return f"{found.st_dev}:{found.st_ino}".encode()
-
-    def _get(self, key: str) -> bytes:
-        row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            raise sqlite3.DatabaseError(f"no {key} in it")
-        value: bytes = row[0]
-        return value
-
-    def _set(self, key: str, value: bytes) -> None:
-        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
-    def _close_all(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def fail(self) -> None:
+        self.write.error, self.write.transaction = Unavailable("the journal is closed"), None
+        self.has_run.set()
+        self.done.set()
 
 
 class Journal:
@@ -251,8 +101,14 @@ class Journal:
 
     def __init__(self, path: Path | str) -> None:
         self._database = Database(Path(path))
-        self._send, self._receive = trio.open_memory_channel[_Write[Any]](MAX_WAITING)
         self._limiter = trio.CapacityLimiter(1)
+        self._free = False  # open, and no thread is in it
+        self._closed = False
+        self._open: list[_Begun[Any]] = []  # applied, and not committed
+        self._queue: deque[_Begun[Any]] = deque()
+        self._room = trio.Semaphore(MAX_WAITING)  # of the queue
+        self._some, self._wanted = trio.Event(), trio.Event()
+        self._broken: sqlite3.Error | None = None
 
     @property
     def epoch(self) -> bytes:
@@ -270,73 +126,119 @@ class Journal:
 
     async def write(self, fn: Callable[[Transaction], T]) -> T:
         """What ``fn`` returns, once it is on disk. Raises what ``fn`` raises, then without effect; or Unavailable."""
-        return await (await self.begin(fn)).wait()
+        return await (await self._hand_in(fn, short=False)).wait()
 
-    async def begin(self, fn: Callable[[Transaction], T]) -> Begun[T]:
-        """Hand ``fn`` in and go on: what is handed in later, here or with ``write``, is on disk no earlier."""
-        write = _Write(fn)
-        try:
-            await self._send.send(write)
-        except (trio.ClosedResourceError, trio.BrokenResourceError) as exc:
-            raise Unavailable("the journal is closed") from exc
-        return write
+    async def begin(self, fn: Callable[[Transaction], T], *, short: bool = True) -> Begun[T]:
+        """Hand ``fn`` in and go on: what is handed in later is on disk no earlier.
+
+        ``short``: a few rows and no scan, so that it may hold up trio's thread.
+        """
+        return await self._hand_in(fn, short=short)
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Opens (Misconfigured when it cannot), writes until cancelled, then closes in order."""
         await self._in_thread(self._database.open)
+        self._free = True
         try:
             task_status.started()
             while True:
-                await self._commit([await self._receive.receive()])
+                await self._due()
+                await self._commit()
         finally:
             with trio.CancelScope(shield=True):
                 await self._end()
 
-    async def _commit(self, group: list[_Write[Any]]) -> None:
-        while len(group) < MAX_GROUP:
-            try:
-                group.append(self._receive.receive_nowait())
-            except trio.WouldBlock:
-                break
+    async def _hand_in(self, fn: Callable[[Transaction], T], *, short: bool) -> _Begun[T]:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        begun = _Begun(fn, self._want, short=short)
+        if short and self._may_apply():
+            self._apply(begun)
+        else:
+            await self._room.acquire()
+            if self._closed:
+                raise Unavailable("the journal is closed")
+            self._queue.append(begun)
+        self._some.set()
+        return begun
+
+    def _may_apply(self) -> bool:
+        return self._free and not self._queue and len(self._open) < MAX_GROUP
+
+    def _apply(self, begun: _Begun[Any]) -> None:
+        """Apply it here and now; a file that fails ends the journal at its next commit."""
+        self._open.append(begun)
+        try:
+            self._database.apply(begun.write)
+        except sqlite3.Error as exc:
+            self._broken, self._free = exc, False
+            self._want()
+        else:
+            begun.has_run.set()
+
+    def _want(self) -> None:
+        """Somebody waits. For what is in the thread already, nothing is left to be done."""
+        if self._open or self._queue:
+            self._some.set()
+            self._wanted.set()
+
+    async def _due(self) -> None:
+        """Wait until somebody waits for a write, or one has been left off the disk for long enough."""
+        await self._some.wait()
+        if len(self._open) < MAX_GROUP:
+            with trio.move_on_after(LINGER_S):
+                await self._wanted.wait()
+
+    async def _commit(self) -> None:
+        group, self._open = self._open, []
+        while self._queue and len(group) < MAX_GROUP:
+            group.append(self._taken())
+        self._wanted = trio.Event()
+        self._some = trio.Event()
+        self._free = False
         with trio.CancelScope(shield=True):
-            try:
-                await self._in_thread(self._database.commit, group)
-            except sqlite3.Error as exc:
-                _fail(group)
-                await self._in_thread(self._database.abandon)
-                raise Misconfigured(f"the journal cannot be written ({exc}): is the disk full?") from exc
-        for write in group:
-            if write.transaction is not None:
-                write.transaction.committed()
-            write.done.set()
+            await self._put_on_disk(group)
+        self._free = True
+        for begun in group:
+            begun.committed()
+        while self._queue and self._queue[0].short and len(self._open) < AT_ONCE and self._free:
+            self._apply(self._taken())
+        if self._queue:
+            self._want()
+        elif self._open:
+            self._some.set()
+
+    async def _put_on_disk(self, group: list[_Begun[Any]]) -> None:
+        try:
+            if self._broken is not None:
+                raise self._broken
+            await self._in_thread(self._database.commit, [begun.write for begun in group])
+        except sqlite3.Error as exc:
+            _fail(group)
+            await self._in_thread(self._database.abandon)
+            raise Misconfigured(f"the journal cannot be written ({exc}): is the disk full?") from exc
+
+    def _taken(self) -> _Begun[Any]:
+        self._room.release()
+        return self._queue.popleft()
 
     async def _end(self) -> None:
-        waiting = []
-        while True:
-            try:
-                waiting.append(self._receive.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel):
-                break
-        self._receive.close()
-        _fail(waiting)
-        await self._in_thread(self._database.close)
+        """What was applied is put on disk, since something may follow from it; what waits fails."""
+        self._closed, self._free = True, False
+        waiting = [self._taken() for _ in range(len(self._queue))]
+        applied, self._open = self._open, []
+        try:
+            if applied and self._broken is None:
+                await self._put_on_disk(applied)
+                for begun in applied:
+                    begun.committed()
+        finally:
+            _fail([begun for begun in (*applied, *waiting) if not begun.done.is_set()])
+            await self._in_thread(self._database.close)
 
     async def _in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
         return await trio.to_thread.run_sync(fn, *args, limiter=self._limiter)
 
 
-def _fail(writes: list[_Write[Any]]) -> None:
-    for write in writes:
-        write.error, write.transaction = Unavailable("the journal is closed"), None
-        write.done.set()
-
-
-def _lock(path: Path) -> int:
-    """A lock beside the file. Raises Misconfigured when another process has it."""
-    lock = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(lock)
-        raise Misconfigured(f"another process uses {path}: stop it, or give this one its own data directory") from exc
-    return lock
+def _fail(begun: Iterable[_Begun[Any]]) -> None:
+    for one in begun:
+        one.fail()

@@ -18,7 +18,7 @@ import trio
 
 from ledger.account import NO_PAYMENT, NOTHING, Account, Pair, Standing, adopted
 from ledger.cover import Cover, CoverSource, Round
-from ledger.journal import Transaction, Writes
+from ledger.journal import Begun, Transaction, Writes
 from ledger.money import Settlement
 from ledger.recipient import (
     TICKETS_PER_PRICE,
@@ -105,9 +105,15 @@ class ReceivingBooks:
 
         Raises Refused SENDER_UNFUNDED with what is needed, and Unavailable before any round is known.
         """
+        return await (await self.begin_params(sender, price, tickets=tickets, certain=certain)).wait()
+
+    async def begin_params(
+        self, sender: Address, price: int, *, tickets: int = TICKETS_PER_PRICE, certain: bool = False
+    ) -> Begun[TicketParams]:
+        """``params_for``, handed in: they may leave when they are on disk."""
         value = -(-price // tickets)
         round_, cover, now_ms, chance = self._round(), self._cover.deposit_of(sender), self._now_ms(), self._chance(20)
-        return await self._journal.write(
+        return await self._journal.begin(
             lambda tx: self._issue(self._rows(tx), sender, value, cover, round_, now_ms, chance, certain)
         )
 

@@ -14,7 +14,7 @@ import trio
 
 from ledger.account import News, Pair, Standing, compare
 from ledger.cover import Cover, CoverSource
-from ledger.journal import Transaction, Writes
+from ledger.journal import Begun, Transaction, Writes
 from ledger.money import Settlement
 from ledger.rows import DebitKey
 from ledger.sender import ParamsSeen, Purse, SendingTerms, after, plan, sign_payment
@@ -27,6 +27,7 @@ from p2p.peer import Address, address_of
 
 _EMPTY = Purse()
 MAX_ARRIVALS = 4096
+FEW_TICKETS = 4  # that are signed on trio's thread; more of them are a thread's
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,23 @@ class SendingBooks:
         ``exposure`` refuses what would put more than that at risk. ``job_id`` is what the credit is claimed for
         (without one, the payment itself). Raises Refused.
         """
+        begun = await self.begin_payment(
+            payment_id, recipient, amount, params, certain=certain, job_id=job_id, exposure=exposure
+        )
+        return await begun.wait()
+
+    async def begin_payment(
+        self,
+        payment_id: bytes,
+        recipient: Address,
+        amount: int,
+        params: TicketParams,
+        *,
+        certain: bool = False,
+        job_id: bytes = b"",
+        exposure: int | None = None,
+    ) -> Begun[Payment]:
+        """``pay``, handed in: applied, it may be written into other rows; it may leave when those are on disk."""
         self.learn(params)
         alive = self._clock() - self._arrived[params.params_id] < params.lives_for_ms / 1000
         ask = _Ask(
@@ -116,7 +134,8 @@ class SendingBooks:
             self._cover.deposit_of(self._signer.address),
             self._now_ms(),
         )
-        return await self._journal.write(lambda tx: self._pay(tx, ask))
+        short = amount <= FEW_TICKETS * params.value
+        return await self._journal.begin(lambda tx: self._pay(tx, ask), short=short)
 
     async def settle(self, recipient: Address, verdict: PaymentVerdict, signed_by: Address) -> int:
         """Enter a recipient's verdict; how much it credited, 0 for what is late or about nothing of ours.

@@ -1,7 +1,8 @@
 """Auctioneer: carries one auction out over the control lines. The rules are in ``market/auction.py``.
 
 Questions go out together and answers are handed in as they come; the award itself is the caller's, who says whether it
-was accepted. Losers are released when the auction is over. Knows no job stream and no payment.
+was accepted. Losers are released when the auction is over, and whoever quoted may be asked again soon: ``prepare``
+hears of them. Knows no job stream and no payment.
 """
 
 from __future__ import annotations
@@ -56,8 +57,14 @@ class _Decided:
 class Auctioneer:
     """One auction at a time for each call; many calls may run together."""
 
-    def __init__(self, lines: ControlLines, reputation: Reputation, chance: Chance) -> None:
-        self._lines, self._reputation, self._chance = lines, reputation, chance
+    def __init__(
+        self,
+        lines: ControlLines,
+        reputation: Reputation,
+        chance: Chance,
+        prepare: Callable[[PeerId], None] = lambda seller: None,
+    ) -> None:
+        self._lines, self._reputation, self._chance, self._prepare = lines, reputation, chance, prepare
 
     async def hold(
         self, auction: Auction, award: GiveAward, take_back: TakeBack, quoted: TellQuote
@@ -67,7 +74,16 @@ class Auctioneer:
         ``award`` gives the job to a seller and says whether it was taken; when that lasts too long it is cancelled
         and ``take_back`` called, before the next one is given the job. ``quoted`` hears of each quote.
         """
-        return await _Round(self._lines, self._reputation, auction, award, take_back, quoted).run(self._chance)
+        quoters: list[PeerId] = []
+
+        def heard(seller: PeerId, price: int) -> None:
+            quoters.append(seller)
+            quoted(seller, price)
+
+        outcome = await _Round(self._lines, self._reputation, auction, award, take_back, heard).run(self._chance)
+        for seller in quoters:
+            self._prepare(seller)
+        return outcome
 
 
 class _Round:

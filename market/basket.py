@@ -5,7 +5,7 @@ Values and references only; ``market/purchase.py`` acts. Knows no auction and no
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from compute.spec import Artifact
@@ -14,12 +14,12 @@ from ledger.ticket import TicketParams
 from market import jobwire as wire
 from market.hello import Greeter
 from market.keeping import Keeping
+from market.readystreams import ReadyStreams
 from market.receipt import Receipt
 from market.reputation import Reputation
 from market.sessionstore import SessionStore
 from p2p.envelope import Signer
 from p2p.peer import PeerId
-from p2p.transport import Network
 
 # Codes under which the seller is asked for fresh TicketParams, and the same payment is made again.
 BROKEN = "BROKEN"  # how an attempt ends when our own side gives way: a disk, a bug
@@ -39,13 +39,12 @@ class Basket:
     """What all purchases of one gateway share. ``small_job`` is in units."""
 
     signer: Signer
-    network: Network
     greeter: Greeter
+    streams: ReadyStreams
     books: SendingBooks
     reputation: Reputation
     store: SessionStore
     keeping: Keeping
-    reach: Callable[[PeerId], Awaitable[None]]
     rtts: Callable[[PeerId], int]
     small_job: int
     terms: dict[PeerId, tuple[float, TicketParams]] = field(default_factory=dict)

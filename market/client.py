@@ -45,6 +45,7 @@ log = structlog.get_logger(__name__)
 ANSWER_S = 15.0
 REDIAL_S = 0.5
 AFTER_DEADLINE_S = 90.0  # a result sealed in time may still be on its way
+KEPT_S = 45.0  # that a stream is good for a bid; gateways wait a minute for one
 GONE_S = 20.0  # how long after the deadline, or after taking the bid back, a gateway may stay unreachable
 
 Tell = Callable[[BidTaken | JobNews], None]
@@ -143,14 +144,27 @@ class Client:
 
     def __init__(self, network: Network, greeter: Greeter, reach: Callable[[PeerId], Awaitable[None]]) -> None:
         self._network, self._greeter, self._reach = network, greeter, reach
+        self._kept: dict[PeerId, tuple[float, MessageStream]] = {}  # on which models were asked, for the bid to come
 
     async def models(self, gateway: PeerId, pipeline: str) -> ModelsOnOffer:
-        """What this gateway's book has for a pipeline. Raises Unavailable, Refused, PeerFault."""
-        async with await self._open(gateway, AskModels(pipeline)) as stream:
+        """What this gateway's book has for a pipeline. Raises Unavailable, Refused, PeerFault.
+
+        The stream is kept for a bid that comes soon.
+        """
+        stream = await self._open(gateway, AskModels(pipeline))
+        try:
             await self._greeter.hear(stream)
             answer = await stream.receive(timeout=ANSWER_S)
+        except BaseException:
+            await closing(stream)
+            raise
         if not isinstance(answer, ModelsOnOffer):
+            await closing(stream)
             raise Unavailable("the gateway does not say what is on offer")
+        earlier = self._kept.pop(gateway, None)
+        self._kept[gateway] = trio.current_time(), stream
+        if earlier is not None:
+            await closing(earlier[1])
         return answer
 
     async def bid(self, gateway: PeerId, bid: Bid, tell: Tell, cancelled: trio.Event | None = None) -> Ending:
@@ -163,6 +177,12 @@ class Client:
         follow = _Follow(self._network.peer, gateway, bid, tell, stop)
         deadline = trio.current_time() + bid.deadline_ms / 1000
         with trio.move_on_at(deadline + AFTER_DEADLINE_S):
+            try:
+                if (stream := await self._on_kept(gateway, bid)) is not None:
+                    async with stream:
+                        return await follow.run(stream)
+            except Unavailable as exc:  # it was lost while nobody looked; the same bid again is the same job
+                log.debug("a kept stream was lost", reason=str(exc))
             while True:
                 try:
                     async with await self._open(gateway, bid) as stream:
@@ -175,6 +195,20 @@ class Client:
                     follow.gone(str(exc), deadline)
                 await trio.sleep(REDIAL_S)
         raise GatewayLost("the gateway came to no end long after the deadline")
+
+    async def _on_kept(self, gateway: PeerId, bid: Bid) -> MessageStream | None:
+        """Say ``bid`` on the stream on which models were asked a moment ago; None without one."""
+        at, stream = self._kept.pop(gateway, (0.0, None))
+        if stream is None:
+            return None
+        try:
+            if trio.current_time() - at < KEPT_S:
+                await stream.send(bid)
+                return stream
+        except Unavailable as exc:
+            log.debug("a kept stream was lost", reason=str(exc))
+        await closing(stream)
+        return None
 
     async def _open(self, gateway: PeerId, first: AskModels | Bid) -> MessageStream:
         """A stream on which our hello and ``first`` are said; the gateway's hello is still to come."""

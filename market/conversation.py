@@ -110,7 +110,7 @@ class Conversation:
         """
         self.session, self._after, self._reached = session, after, reached
         self._seller, self._parcels, self._perform, self._keep = seller, parcels, perform, keep
-        self._kept: Begun[None] | None = None
+        self._kept: Begun[object] | None = None
         self._heard: tuple[type, ...] = get_args(FromOrchestrator if buying else FromGateway)
         # Unbounded for our own events, which are few; the other side's messages need one of ``_room`` each.
         self._post, self._events = trio.open_memory_channel[Event](math.inf)
@@ -126,6 +126,10 @@ class Conversation:
     def post(self, event: Event) -> None:
         """Something happened; it is handled in its turn."""
         self._post.send_nowait(event)
+
+    def await_disk(self, begun: Begun[object]) -> None:
+        """Nothing more that could be seen is done before ``begun``, the newest write, is on disk."""
+        self._kept = begun
 
     def finish(self) -> None:
         """End ``run`` after the commands of the present event; what was said still goes out."""
@@ -216,7 +220,7 @@ class Conversation:
         return Ticked()
 
     async def _settled(self) -> None:
-        """Wait until the newest record is on disk."""
+        """Wait until the newest write of this conversation is on disk, and with it all before."""
         kept, self._kept = self._kept, None
         if kept is not None:
             await kept.wait()

@@ -35,6 +35,7 @@ from market.jobstore import JobStore
 from market.keeping import Keeping, name_of
 from market.protocol import BID
 from market.purchase import Purchase
+from market.readystreams import ReadyStreams
 from market.refusal import Code, Refusal, simple
 from market.reputation import NEWCOMER_JOBS, Reputation
 from market.scoring import Chance
@@ -89,22 +90,22 @@ class Gateway:
         self._m = m = means
         self.reputation = Reputation()
         self._sessions = SessionStore(m.journal, "buying", m.wall_time)
+        self._streams = ReadyStreams(m.network, m.greeter, m.reach)
         self._basket = Basket(
             signer=m.signer,
-            network=m.network,
             greeter=m.greeter,
+            streams=self._streams,
             books=m.books,
             reputation=self.reputation,
             store=self._sessions,
             keeping=m.results,
-            reach=m.reach,
             rtts=lambda seller: m.lines.rtts.get(seller, 0),
             small_job=m.small_job,
             reached=m.reached,
         )
         self._counter = Counter(
             feed=m.feed,
-            auctioneer=Auctioneer(m.lines, self.reputation, m.chance),
+            auctioneer=Auctioneer(m.lines, self.reputation, m.chance, self._streams.prepare),
             basket=self._basket,
             customers=m.customers,
             jobs=JobStore(m.journal, m.wall_time),
@@ -127,6 +128,7 @@ class Gateway:
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Started means: old jobs go on and bids are taken."""
         async with trio.open_nursery() as self._nursery:
+            await self._nursery.start(self._streams.run)
             await self._restore()
             self._m.network.serve(BID, self._server.accept)
             self._nursery.start_soon(self._sweep)

@@ -8,6 +8,7 @@ was open when the process died is restored from the journal and goes on. Knows n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-FIRST_MESSAGE_S = 10.0
+FIRST_MESSAGE_S = 120.0  # gateways open job streams ahead of their awards
+MAX_UNOPENED = 8  # job streams of one gateway on which nothing was said yet
 DRAIN_LOOK_S = 0.1
 MAX_SALES = 1024  # open or kept; beyond, what is over goes first, and then awards are declined
 MAX_SALES_EACH = 256  # of them, of one gateway
@@ -110,6 +112,7 @@ class Orchestrator:
             reached=s.reached,
         )
         self._sales: dict[Name, Sale] = {}
+        self._unopened: Counter[PeerId] = Counter()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -158,8 +161,7 @@ class Orchestrator:
     async def _accept(self, raw: Stream) -> None:
         stream = MessageStream(raw, JOB_FRAME)
         try:
-            await self._s.greeter.greet(stream)
-            said = await stream.receive(timeout=FIRST_MESSAGE_S)
+            said = await self._first_message(stream)
             if said is None:
                 return
             if not isinstance(said, wire.Award | wire.Tickets | wire.Cancellation | wire.Resume | wire.Closure):
@@ -173,6 +175,19 @@ class Orchestrator:
             log.debug("job stream ended", peer=peer_text(raw.peer), reason=str(exc))
         finally:
             await closing(stream)
+
+    async def _first_message(self, stream: MessageStream) -> object:
+        """What a job stream is opened with; None when the gateway hung up. Raises Refused for too many silent ones."""
+        if self._unopened[stream.peer] >= MAX_UNOPENED:
+            raise Refused("TOO_MANY", "too many job streams of yours are open on which nothing was said")
+        self._unopened[stream.peer] += 1
+        try:
+            await self._s.greeter.greet(stream)
+            return await stream.receive(timeout=FIRST_MESSAGE_S)
+        finally:
+            self._unopened[stream.peer] -= 1
+            if not self._unopened[stream.peer]:
+                del self._unopened[stream.peer]
 
     async def _sale_for(self, gateway: PeerId, said: wire.FromGateway) -> Sale | wire.JobMessage:
         """The sale that this is about, a new one for a good award; else the answer, and nothing is left of it."""

@@ -22,14 +22,12 @@ from market.conversation import Conversation, closing
 from market.keeping import name_of
 from market.opening import check_receipt, unsealed
 from market.parcels import Parcels
-from market.protocol import JOB
 from market.receipt import Receipt, countersign
 from market.session import Buying, BuyingState, commands, events
 from p2p.codec import decode_as, encode
 from p2p.envelope import Signed, open_from
 from p2p.errors import PasarError, PeerFault, Refused
 from p2p.peer import PeerId, address_of, peer_text
-from p2p.stream import JOB_FRAME, MessageStream
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -136,12 +134,9 @@ class Purchase:
             pause = min(REDIAL_MOST_S, pause * 2)
 
     async def _connect(self) -> None:
-        await self._b.reach(self.seller)
-        stream = MessageStream(await self._b.network.open(self.seller, JOB), JOB_FRAME)
+        stream, greet = await self._b.streams.take(self.seller)
         try:
-            await self._b.greeter.say(stream)
-            rtt_ms = self._b.rtts(self.seller)
-            await self.talk.attach(stream, rtt_ms=rtt_ms, greet=lambda: self._b.greeter.hear(stream))
+            await self.talk.attach(stream, rtt_ms=self._b.rtts(self.seller), greet=greet)
         finally:
             await closing(stream)
 
@@ -229,7 +224,7 @@ class Purchase:
             params = decode_as(TicketParams, pay.params)
             if params.value > max(1, self.award.price // TICKETS_PER_PRICE):
                 raise Refused("TICKET_TOO_LARGE", have=self.award.price, need=params.value)
-            payment = await self._b.books.pay(
+            begun = await self._b.books.begin_payment(
                 pay.payment_id,
                 self.recipient,
                 pay.amount,
@@ -237,6 +232,8 @@ class Purchase:
                 job_id=self.award.job_id,
                 exposure=self._exposure(),
             )
+            payment = await begun.applied()
+            self.talk.await_disk(begun)
         except Refused as exc:
             self.log.info("not paid under these params", code=exc.code, have=exc.have, need=exc.need)
             self.talk.post(events.PaymentDeclined(pay.payment_id, "" if exc.code in ASK_AFRESH else exc.code[:32]))

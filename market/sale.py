@@ -176,7 +176,7 @@ class Sale:
         except Unavailable as exc:
             self.log.info("cover not read; the last known counts", reason=str(exc))
         try:
-            params = await self._params(award.price)
+            params = await self._first_params(award.price)
         except Refused as exc:
             return events.AwardJudged(wire.UNFUNDED, exc.have, exc.need, exc.hint[:200])
         except Unavailable as exc:
@@ -190,10 +190,16 @@ class Sale:
         """Fresh TicketParams for this gateway, encoded; none for a free job. Raises Refused, Unavailable."""
         if not price:
             return b""
-        certain = self._certain()
-        if certain:
-            self.log.info("tickets sure to win", reason="no ticket has won here yet")
-        return encode(await self._shop.books.params_for(self.sender, price, certain=certain))
+        return encode(await self._shop.books.params_for(self.sender, price, certain=self._certain()))
+
+    async def _first_params(self, price: int) -> bytes:
+        """``_params`` for an acceptance, on disk with the record of it."""
+        if not price:
+            return b""
+        begun = await self._shop.books.begin_params(self.sender, price, certain=self._certain())
+        params = await begun.applied()
+        self.talk.await_disk(begun)
+        return encode(params)
 
     async def _params_if_any(self) -> bytes:
         """Fresh TicketParams, or none: the gateway asks again when it has none that serve."""
@@ -207,7 +213,10 @@ class Sale:
         """Whether luck is helped on, on a development chain: LUCKLESS_JOBS for this gateway, and no win here yet."""
         books = self._shop.books
         sold_without = self._shop.development and books.standing(self.sender).delivered >= LUCKLESS_JOBS
-        return sold_without and not books.has_won
+        certain = sold_without and not books.has_won
+        if certain:
+            self.log.info("tickets sure to win", reason="no ticket has won here yet")
+        return certain
 
     async def _credit(self, payment_id: bytes, data: bytes) -> None:
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from ledger.auditor import audit
 from ledger.journal import MAX_GROUP, Database, Journal, Transaction
@@ -57,6 +58,99 @@ async def test_writes_that_wait_together_share_commits(tmp_path: Path, nursery: 
     assert len(commits) < 50
     assert max(commits) <= MAX_GROUP
     assert len(remembered(tmp_path / "j.db")) == 1000
+
+
+async def test_writes_that_build_on_each_other_cost_one_commit(tmp_path: Path, nursery: trio.Nursery) -> None:
+    journal, commits = Journal(tmp_path / "j.db"), []
+    await nursery.start(journal.run)
+    plain = journal._database.commit
+    journal._database.commit = lambda group: commits.append(len(group)) or plain(group)  # type: ignore[method-assign]
+    chain = [await journal.begin(remember("0"))]
+    for number in range(1, 5):
+        assert await chain[-1].applied() == str(number - 1)
+        chain.append(await journal.begin(remember(str(number))))
+    assert remembered(tmp_path / "j.db") == set(), "nothing is on disk before somebody waits for it"
+    assert await chain[-1].wait() == "4"
+    assert [await begun.wait() for begun in chain] == ["0", "1", "2", "3", "4"]
+    assert commits == [5]
+    assert remembered(tmp_path / "j.db") == {"0", "1", "2", "3", "4"}
+
+
+async def test_what_nobody_waits_for_is_on_disk_all_the_same(tmp_path: Path, nursery: trio.Nursery) -> None:
+    journal, landed = Journal(tmp_path / "j.db"), trio.Event()
+    await nursery.start(journal.run)
+
+    def write(tx: Transaction) -> None:
+        remember("left")(tx)
+        tx.after_commit(landed.set)
+
+    await journal.begin(write)
+    with trio.fail_after(10):
+        await landed.wait()
+    assert remembered(tmp_path / "j.db") == {"left"}
+
+
+async def test_order_is_kept_between_long_writes_and_short_ones(tmp_path: Path, nursery: trio.Nursery) -> None:
+    journal, order = Journal(tmp_path / "j.db"), []
+    await nursery.start(journal.run)
+
+    def noting(number: int):  # type: ignore[no-untyped-def]
+        return lambda tx: order.append(number)
+
+    async with trio.open_nursery() as writers:
+        for number in range(0, 90, 3):
+            first = await journal.begin(noting(number))
+            writers.start_soon(first.wait)
+            writers.start_soon(journal.write, noting(number + 1))
+            await trio.testing.wait_all_tasks_blocked() if number % 2 else await trio.lowlevel.checkpoint()
+            last = await journal.begin(noting(number + 2))
+            await last.applied()
+            assert order.index(number) < order.index(number + 2)
+    assert sorted(order) == list(range(90))
+
+
+async def test_a_short_write_that_fails_says_so_and_spares_its_neighbours(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    journal = Journal(tmp_path / "j.db")
+    await nursery.start(journal.run)
+    before, bad = await journal.begin(remember("before")), await journal.begin(remember("secret"))
+    after = await journal.begin(remember("after"))
+    for ask in (bad.applied, bad.wait):
+        with pytest.raises(sqlite3.IntegrityError):
+            await ask()
+    await before.wait()
+    await after.wait()
+    assert remembered(tmp_path / "j.db") == {"before", "after"}
+
+
+async def test_what_was_applied_is_on_disk_after_an_orderly_end(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(journal.run)
+        begun = await journal.begin(remember("last"))
+        nursery.cancel_scope.cancel()
+    assert await begun.wait() == "last"
+    assert remembered(tmp_path / "j.db") == {"last"}
+
+
+async def test_a_file_that_fails_under_a_short_write_stops_the_node(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+
+    def broken(tx: Transaction) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.RaisesGroup(pytest.RaisesExc(Misconfigured, match="disk I/O error")):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(journal.run)
+            good, bad = await journal.begin(remember("good")), await journal.begin(broken)
+            for begun in (bad, good):
+                with pytest.raises(Unavailable):
+                    await begun.wait()
+            with pytest.raises(Unavailable):
+                await journal.write(remember("late"))
+            await trio.sleep_forever()
+    assert remembered(tmp_path / "j.db") == set()
 
 
 async def test_a_write_that_fails_undoes_itself_alone(tmp_path: Path, nursery: trio.Nursery) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import coincurve
 
@@ -50,6 +50,19 @@ class Clock:
         return self.now
 
 
+@dataclass(frozen=True)
+class OnDisk(Generic[T]):
+    """A write that was over when it was handed in."""
+
+    result: T
+
+    async def applied(self) -> T:
+        return self.result
+
+    async def wait(self) -> T:
+        return self.result
+
+
 class SyncJournal:
     """A journal without a writer task: each write is a commit of its own, on the caller's thread."""
 
@@ -72,8 +85,8 @@ class SyncJournal:
     async def write(self, fn: Callable[[Transaction], T]) -> T:
         return self.database.run(fn)
 
-    async def begin(self, fn: Callable[[Transaction], T]) -> Begun[T]:
-        raise NotImplementedError("nothing here hands in and goes on")
+    async def begin(self, fn: Callable[[Transaction], T], *, short: bool = True) -> Begun[T]:
+        return OnDisk(self.database.run(fn))
 
     def restart(self, *, clean: bool) -> None:
         if clean:
