@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ledger.journal import Transaction, Writes
+from ledger.journal import Also, Transaction, Writes, nothing
 from ledger.schema import of_wei, wei
 from p2p.errors import Refused
 
@@ -62,7 +62,7 @@ class CustomerBooks:
         amount: int,
         *,
         free: bool = False,
-        also: Callable[[Transaction], None] = lambda tx: None,
+        also: Also = nothing,
     ) -> JobMoney:
         """Set ``amount`` aside for a job; again for the same job: what was set aside. Raises Refused NO_CREDIT.
 

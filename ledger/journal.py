@@ -24,7 +24,7 @@ from p2p.errors import Misconfigured, Unavailable
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
-__all__ = ["Begun", "Database", "Journal", "Transaction", "Writes"]
+__all__ = ["Also", "Begun", "Database", "Journal", "Transaction", "Writes", "nothing"]
 
 MAX_WAITING = 1024
 MAX_GROUP = 256
@@ -33,6 +33,11 @@ LINGER_S = 0.01  # how long a write that nobody waits for is left off the disk
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+Also = Callable[[Transaction], None]  # a write of somebody else's, for the same transaction
+
+
+def nothing(tx: Transaction) -> None:
+    """Also nothing."""
 
 
 class Writes(Protocol):

@@ -18,7 +18,7 @@ import trio
 
 from ledger.account import NO_PAYMENT, NOTHING, Account, Pair, Standing, adopted
 from ledger.cover import Cover, CoverSource, Round
-from ledger.journal import Begun, Transaction, Writes
+from ledger.journal import Also, Begun, Transaction, Writes, nothing
 from ledger.money import Settlement
 from ledger.recipient import (
     TICKETS_PER_PRICE,
@@ -196,11 +196,13 @@ class ReceivingBooks:
     def standing(self, sender: Address) -> Standing:
         return self._seen.standings.get(sender, Standing())
 
-    async def record_delivered(self, sender: Address) -> None:
-        await self._journal.write(lambda tx: self._judge(tx, sender, Standing.after_delivery))
+    async def record_delivered(self, sender: Address, also: Also = nothing) -> None:
+        """One more job was delivered. ``also`` is written in the same transaction: what it was that was counted."""
+        await self._journal.write(lambda tx: self._judge(tx, sender, Standing.after_delivery, also))
 
-    async def record_fault(self, sender: Address) -> None:
-        await self._journal.write(lambda tx: self._judge(tx, sender, Standing.after_fault))
+    async def record_fault(self, sender: Address, also: Also = nothing) -> None:
+        """A rule was broken. ``also`` as for a delivery."""
+        await self._journal.write(lambda tx: self._judge(tx, sender, Standing.after_fault, also))
 
     def _rows(self, tx: Transaction) -> RecipientRows:
         return RecipientRows(tx.db, str(self._settlement))
@@ -363,7 +365,8 @@ class ReceivingBooks:
         now_ms = self._now_ms()
         await self._journal.write(lambda tx: self._rows(tx).move_winners(hashes, state, tx_hash, reason, now_ms))
 
-    def _judge(self, tx: Transaction, sender: Address, change: Callable[[Standing], Standing]) -> None:
+    def _judge(self, tx: Transaction, sender: Address, change: Callable[[Standing], Standing], also: Also) -> None:
+        also(tx)
         rows = self._rows(tx)
         standing = change(rows.standing(sender))
         rows.put_standing(sender, standing)

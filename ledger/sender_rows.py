@@ -76,6 +76,15 @@ class SenderRows(Rows):
             ),
         )
 
+    def open_payments(self, recipient: Address) -> list[tuple[bytes, int, int]]:
+        """Id, value and age stamp of every payment that has no verdict yet."""
+        found = self.db.execute(
+            "SELECT payment_id, value, at_ms FROM payments_out"
+            " WHERE settlement = ? AND recipient = ? AND state = 'signed'",
+            (self.settlement, recipient),
+        )
+        return [(payment_id, of_wei(value), at_ms) for payment_id, value, at_ms in found]
+
     def close_payment(self, recipient: Address, payment_id: bytes, state: str, credited: int) -> None:
         self.db.execute(
             "UPDATE payments_out SET state = ?, credited = ? WHERE settlement = ? AND recipient = ? AND payment_id = ?",

@@ -14,7 +14,7 @@ import trio
 
 from ledger.account import News, Pair, Standing, compare
 from ledger.cover import Cover, CoverSource
-from ledger.journal import Begun, Transaction, Writes
+from ledger.journal import Also, Begun, Transaction, Writes, nothing
 from ledger.money import Settlement
 from ledger.rows import DebitKey
 from ledger.sender import ParamsSeen, Purse, SendingTerms, after, plan, sign_payment
@@ -27,6 +27,7 @@ from p2p.peer import Address, address_of
 
 _EMPTY = Purse()
 MAX_ARRIVALS = 4096
+LOST_AFTER_MS = 600_000  # as long as a seller keeps what it sold; then no session asks for a verdict any more
 FEW_TICKETS = 4  # that are signed on trio's thread; more of them are a thread's
 
 
@@ -151,7 +152,8 @@ class SendingBooks:
             raise PeerFault("the verdict and its statement differ")
         if verdict.params is not None:
             self.learn(verdict.params)
-        return await self._journal.write(lambda tx: self._settle(tx, recipient, verdict, statement))
+        now_ms = self._now_ms()
+        return await self._journal.write(lambda tx: self._settle(tx, recipient, verdict, statement, now_ms))
 
     async def debit(self, recipient: Address, job_id: bytes, attempt: int, amount: int, slice_: int = 0) -> int:
         """Delivered: ``amount`` of the credit is spent, once per slice; the credit left. Raises Refused NO_CREDIT."""
@@ -200,11 +202,13 @@ class SendingBooks:
         """Whether this recipient signed an account that contradicts one it had signed before."""
         return recipient in self._seen.rolled_back
 
-    async def record_delivered(self, recipient: Address) -> None:
-        await self._journal.write(lambda tx: self._judge(tx, recipient, Standing.after_delivery))
+    async def record_delivered(self, recipient: Address, also: Also = nothing) -> None:
+        """One more job was delivered. ``also`` is written in the same transaction: what it was that was counted."""
+        await self._journal.write(lambda tx: self._judge(tx, recipient, Standing.after_delivery, also))
 
-    async def record_fault(self, recipient: Address) -> None:
-        await self._journal.write(lambda tx: self._judge(tx, recipient, Standing.after_fault))
+    async def record_fault(self, recipient: Address, also: Also = nothing) -> None:
+        """A rule was broken. ``also`` as for a delivery."""
+        await self._journal.write(lambda tx: self._judge(tx, recipient, Standing.after_fault, also))
 
     def _rows(self, tx: Transaction) -> SenderRows:
         return SenderRows(tx.db, str(self._settlement))
@@ -253,14 +257,22 @@ class SendingBooks:
         self._show(tx, rows, ask.recipient)
         return payment
 
-    def _settle(self, tx: Transaction, recipient: Address, verdict: PaymentVerdict, statement: Statement) -> int:
+    def _settle(
+        self, tx: Transaction, recipient: Address, verdict: PaymentVerdict, statement: Statement, now_ms: int
+    ) -> int:
         rows = self._rows(tx)
         row = rows.payment(recipient, verdict.payment_id)
         if row is None:
             return 0
         self._keep_statement(tx, rows, recipient, statement, encode(verdict.statement))
-        if row.state == SETTLED:
-            return row.credited
+        credited = self._enter(rows, recipient, verdict, statement, row) if row.state != SETTLED else row.credited
+        self._find_lost(rows, recipient, statement, now_ms)
+        self._show(tx, rows, recipient)
+        return credited
+
+    def _enter(
+        self, rows: SenderRows, recipient: Address, verdict: PaymentVerdict, statement: Statement, row: PaymentRow
+    ) -> int:
         credited = min(statement.credited, row.value)
         if credited == 0 and (row.value == 0 or statement.payment_digest == row.digest):
             rows.close_payment(recipient, verdict.payment_id, SETTLED if row.value == 0 else REFUSED, 0)
@@ -269,8 +281,20 @@ class SendingBooks:
             rows.put_account(recipient, rows.account(recipient).credited(credited))
             claimed = min(credited, row.amount - row.from_credit)
             rows.put_claim(recipient, row.job_id, rows.claim(recipient, row.job_id) + claimed)
-        self._show(tx, rows, recipient)
         return credited
+
+    def _find_lost(self, rows: SenderRows, recipient: Address, statement: Statement, now_ms: int) -> None:
+        """Verdicts get lost, sums do not: one with room for every open payment says that all of them were credited.
+
+        Payments that nobody waits for any more are entered then, as credit that no job claims.
+        """
+        missing, unanswered = statement.credit - rows.account(recipient).credit, rows.open_payments(recipient)
+        if missing < sum(value for _, value, _ in unanswered):
+            return
+        for payment_id, value, at_ms in unanswered:
+            if now_ms - at_ms > LOST_AFTER_MS:
+                rows.close_payment(recipient, payment_id, SETTLED, value)
+                rows.put_account(recipient, rows.account(recipient).credited(value))
 
     def _debit(self, tx: Transaction, recipient: Address, key: DebitKey, amount: int, now_ms: int) -> int:
         rows = self._rows(tx)
@@ -292,7 +316,8 @@ class SendingBooks:
         rows.put_claim(recipient, job_id, 0)
         self._show(tx, rows, recipient)
 
-    def _judge(self, tx: Transaction, recipient: Address, change: Callable[[Standing], Standing]) -> None:
+    def _judge(self, tx: Transaction, recipient: Address, change: Callable[[Standing], Standing], also: Also) -> None:
+        also(tx)
         rows = self._rows(tx)
         standing = change(rows.standing(recipient))
         rows.put_standing(recipient, standing)

@@ -52,9 +52,7 @@ Cancel = Callable[[JobRun], Awaitable[None]]
 
 
 async def _gather(run: JobRun, heard: int) -> None:
-    """Wait until there is something to tell; what nobody waits for leaves together with what follows it soon."""
-    while not run.over.is_set() and run.told == heard:
-        await run.changed()
+    """Let what nobody waits for leave together with what follows it soon."""
     with trio.move_on_after(GATHER_S):
         while not run.over.is_set() and all(news.event not in URGENT for news in run.since(heard)[0]):
             await run.changed()
@@ -158,9 +156,12 @@ class BidServer:
 
     async def _tell(self, stream: MessageStream, run: JobRun, parcels: Parcels) -> None:
         """News as they come, then the outcome, then its files."""
+        await _gather(run, 0)
         fresh, heard = run.since(0)
         await stream.send(BidTaken(run.job_id, run.job.limit, not run.bid.limit, run.bid.deadline_ms), *fresh)
         while not run.over.is_set() or heard < run.told:
+            while not run.over.is_set() and run.told == heard:
+                await run.changed()
             await _gather(run, heard)
             fresh, heard = run.since(heard)
             if fresh:

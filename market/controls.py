@@ -18,8 +18,8 @@ from market.hello import Greeter
 from market.protocol import CONTROL
 from market.quote import RFQ, Quote, QuoteRefusal, Release
 from p2p.codec import decode_as
-from p2p.envelope import Signed, open_from
-from p2p.errors import PasarError, PeerFault, Unavailable
+from p2p.envelope import Signed, author_of
+from p2p.errors import BadSignature, PasarError, PeerFault, Unavailable
 from p2p.peer import PeerId, peer_text
 from p2p.stream import MessageStream
 from p2p.transport import Network
@@ -148,10 +148,12 @@ class ControlLines:
                 await line.stream.reset()
 
     def _hand_over(self, seller: PeerId, line: _Line, said: object) -> None:
+        quote: Quote | None = None
         if isinstance(said, QuoteRefusal):
             digest = said.rfq
         elif isinstance(said, Signed):
-            digest = decode_as(Quote, said.payload).rfq  # its signature is worth checking when somebody waits for it
+            quote = decode_as(Quote, said.payload)
+            digest = quote.rfq  # its signature is worth checking when somebody waits for it
         else:
             raise PeerFault(f"{type(said).__name__} on a control line")
         waiting = line.waiting.get(digest)
@@ -161,7 +163,12 @@ class ControlLines:
                 raise PeerFault("answers that nobody waits for")
             return
         line.strays = 0
-        waiting.answer = Quoted(open_from(said, Quote, seller), said) if isinstance(said, Signed) else said
+        if isinstance(said, QuoteRefusal):
+            waiting.answer = said
+        elif quote is not None:
+            if author_of(said, Quote) != seller:
+                raise BadSignature("Quote signed by somebody else")
+            waiting.answer = Quoted(quote, said)
         waiting.done.set()
 
     def _drop(self, seller: PeerId, line: _Line) -> None:

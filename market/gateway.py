@@ -120,6 +120,7 @@ class Gateway:
         )
         self._runs: OrderedDict[bytes, JobRun] = OrderedDict()
         self._ended_at: dict[bytes, float] = {}
+        self._shelved: set[str] = set()  # results on disk whose runs this process does not remember
         self._nursery: trio.Nursery | None = None
         self._month_spent = 0
         self.draining = False
@@ -129,6 +130,7 @@ class Gateway:
         """Started means: old jobs go on and bids are taken."""
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self._streams.run)
+            self._shelved = {kept for kept, _ in await self._m.results.names()}
             await self._restore()
             self._m.network.serve(BID, self._server.accept)
             self._nursery.start_soon(self._sweep)
@@ -158,7 +160,7 @@ class Gateway:
         if self._of(raw.peer) >= self._share():
             return simple(Code.TOO_MANY, "too many bids of yours are open", limit_wei=bid.limit)
         run = self._runs[name] = JobRun(self._counter, name, raw.peer, bid, free=True)
-        kept = await self._m.results.note(name_of(name), JobDone)
+        kept = await self._m.results.note(name_of(name), JobDone) if name_of(name) in self._shelved else None
         if kept is not None:
             run.recall(kept)
             self._ended_at[name] = trio.current_time()
@@ -226,14 +228,18 @@ class Gateway:
                 if trio.current_time() - at > KEEP_S:
                     self._forget(name)
                     await self._m.results.drop(name_of(name))
+                    self._shelved.discard(name_of(name))
             for kept, at in await self._m.results.names():
                 if self._m.wall_time() - at > 2 * KEEP_S:
                     await self._m.results.drop(kept)
+                    self._shelved.discard(kept)
             await trio.sleep(SWEEP_S)
 
     def _forget(self, name: bytes) -> None:
-        self._runs.pop(name, None)
+        run = self._runs.pop(name, None)
         self._ended_at.pop(name, None)
+        if run is not None and isinstance(run.outcome, JobDone):
+            self._shelved.add(name_of(name))
 
     # -- after a restart ---------------------------------------------------------------------------------------------
 
@@ -280,4 +286,4 @@ class Gateway:
             log.error("a kept session cannot be read", job=kept.job_id.hex()[:16], reason=str(exc))
             return None
         tell = run.tell if run is not None else lambda news: None
-        return Purchase(self._basket, kept.peer, session, tell, closed_before=kept.settled)
+        return Purchase(self._basket, kept.peer, session, tell, counted=kept.counted)

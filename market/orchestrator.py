@@ -32,7 +32,7 @@ from market.quote import Places
 from market.quotedesk import QuoteDesk
 from market.sale import Sale, Shop
 from market.session import Selling, events
-from market.sessionstore import Kept, SessionStore
+from market.sessionstore import Counted, Kept, SessionStore
 from p2p.envelope import Signer
 from p2p.errors import MalformedMessage, PeerFault, Refused, Unavailable, UnknownMessage
 from p2p.peer import Address, PeerId, peer_text
@@ -216,9 +216,9 @@ class Orchestrator:
             await self._sales.pop(over).leave()
         return True
 
-    async def _begin(self, name: Name, session: Selling) -> Sale:
+    async def _begin(self, name: Name, session: Selling, counted: Counted = Counted.NOTHING) -> Sale:
         gateway, job_id, attempt = name
-        sale = self._sales[name] = Sale(self._shop, gateway, session, (job_id, attempt))
+        sale = self._sales[name] = Sale(self._shop, gateway, session, (job_id, attempt), counted)
         if self._nursery is None:
             raise Unavailable("the orchestrator is stopping")
         await self._nursery.start(self._run_sale, name, sale)
@@ -237,6 +237,6 @@ class Orchestrator:
         except (MalformedMessage, UnknownMessage) as exc:
             log.error("a kept session cannot be read", job=kept.job_id.hex()[:16], reason=str(exc))
             return
-        sale = await self._begin((kept.peer, kept.job_id, kept.attempt), session)
+        sale = await self._begin((kept.peer, kept.job_id, kept.attempt), session, kept.counted)
         sale.talk.post(events.Restarted())
         log.info("sale restored", job=kept.job_id.hex()[:16], attempt=kept.attempt, state=session.state.value)

@@ -16,7 +16,8 @@ from compute.spec import Artifact
 from ledger.journal import Begun
 from ledger.ticket import PaymentVerdict, TicketParams
 from market import jobwire as wire
-from market.basket import ASK_AFRESH, BROKEN, EXCUSED, Basket, Bought, Ended
+from market.aftermath import Aftermath
+from market.basket import ASK_AFRESH, BROKEN, Basket, Bought, Ended
 from market.bidwire import JobNews, News
 from market.conversation import Conversation, closing
 from market.keeping import name_of
@@ -24,6 +25,7 @@ from market.opening import check_receipt, unsealed
 from market.parcels import Parcels
 from market.receipt import Receipt, countersign
 from market.session import Buying, BuyingState, commands, events
+from market.sessionstore import Counted
 from p2p.codec import decode_as, encode
 from p2p.envelope import Signed, open_from
 from p2p.errors import PasarError, PeerFault, Refused
@@ -59,11 +61,11 @@ class Purchase:
         session: Buying,
         tell: Callable[[JobNews], None],
         *,
-        closed_before: bool = False,
+        counted: Counted = Counted.NOTHING,
     ) -> None:
         self._b, self.seller, self.session, self._tell = basket, seller, session, tell
-        self._closed_before = closed_before  # in an earlier life: what that changed was changed then
         self.award = session.award
+        self._aftermath = Aftermath(basket, seller, self.award, counted)
         self.recipient = address_of(seller)
         self.parcels = Parcels()
         self.talk = Conversation(
@@ -125,7 +127,7 @@ class Purchase:
                 faulty += 1
                 self.log.warning("the seller broke the rules", code=fault.code, reason=str(fault))
                 if faulty == MAX_FAULTY_STREAMS and isinstance(fault, PeerFault):
-                    await self._fault(fault.code, b"")
+                    await self._aftermath.fault(fault.code, b"")
             except PasarError as exc:
                 self.log.debug("job stream lost", reason=str(exc))
             if faulty >= MAX_FAULTY_STREAMS:
@@ -164,7 +166,7 @@ class Purchase:
                 self.log.info("measured", kind=kind, value=value)
                 self._hidden_ms = value
             case commands.Fault(code=code, proof=proof):
-                await self._fault(code, proof)
+                await self._aftermath.fault(code, proof)
             case commands.Close():
                 await self._close(command)
 
@@ -321,19 +323,11 @@ class Purchase:
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
-    async def _fault(self, code: str, proof: bytes) -> None:
-        self.log.warning("fault of the seller", code=code, proof=bool(proof))
-        if self._closed_before:
-            return
-        self._b.reputation.fault(self.seller, int(trio.current_time() * 1000), proof=bool(proof))
-        await self._b.books.record_fault(self.recipient)
-
     async def _close(self, close: commands.Close) -> None:
         await self._debit()
         await self._b.books.release(self.recipient, self.award.job_id)
-        if not self._closed_before:
-            await self._measure(close)
-        await self._b.store.settle(self.seller, self.award.job_id, self.award.attempt)
+        bought = self.bought if self.session.record.delivered else None
+        await self._aftermath.close(close, bought, self._late_ms(), accepted=self.accepted.is_set())
         self.ended = Ended(close.code, close.hint, close.cost, close.paid)
         self.decided.set()
         if self._nursery is not None:
@@ -358,23 +352,6 @@ class Purchase:
         await self._b.keeping.drop(self._name)
         self.talk.finish()
         self.talk.post(events.Ticked())  # what ``run`` waits for
-
-    async def _measure(self, close: commands.Close) -> None:
-        now, reputation, record = int(trio.current_time() * 1000), self._b.reputation, self.session.record
-        if record.delivered and self.bought is not None:
-            times, shape = self.bought.inside.times, self.award.spec.shape
-            late, units = self._late_ms(), shape.units
-            reputation.delivered(self.seller, now, model=shape.model, units=units, run_ms=times.run_ms, late_ms=late)
-            await self._b.books.record_delivered(self.recipient)
-        elif close.code == wire.LOST and self.accepted.is_set():
-            # What it was paid stays as credit with it, and never is the customer's. Its exposure falls; it is not
-            # banned: it may be all there is, and back soon.
-            reputation.failed(self.seller, now)
-            await self._b.books.record_fault(self.recipient)
-        elif close.refusal is not None:
-            reputation.refused(self.seller, now)
-        elif close.code in (wire.LOST, wire.SILENT) or (self.accepted.is_set() and close.code not in EXCUSED):
-            reputation.failed(self.seller, now)
 
     def _late_ms(self) -> int:
         """How late the result was sealed: what the seller signed, and what our clock has beyond that."""

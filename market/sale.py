@@ -17,7 +17,7 @@ import trio
 
 from compute.spec import Verification
 from compute.work import Machine, Step
-from ledger.journal import Begun
+from ledger.journal import Also, Begun
 from ledger.money import Settlement
 from ledger.receiving import ReceivingBooks
 from ledger.ticket import Payment
@@ -31,7 +31,7 @@ from market.receipt import PROTOCOL, Receipt, Times, digests_of
 from market.reputation import NEWCOMER_JOBS
 from market.sealing import context, seal, sealed_artifact
 from market.session import Selling, SellingState, commands, events
-from market.sessionstore import SessionStore
+from market.sessionstore import Counted, SessionStore
 from p2p.codec import decode_as, encode
 from p2p.envelope import Signer, sign
 from p2p.errors import MalformedMessage, PasarError, PeerFault, Refused, Unavailable, UnknownMessage
@@ -73,7 +73,16 @@ class Shop:
 class Sale:
     """One conversation, one machine. ``run`` ends when the attempt is forgotten."""
 
-    def __init__(self, shop: Shop, gateway: PeerId, session: Selling, name: tuple[bytes, int]) -> None:
+    def __init__(
+        self,
+        shop: Shop,
+        gateway: PeerId,
+        session: Selling,
+        name: tuple[bytes, int],
+        counted: Counted = Counted.NOTHING,
+    ) -> None:
+        """``counted``: what an earlier life of this process has counted of it."""
+        self._counted = counted
         self._shop, self.gateway, self.session, self.name = shop, gateway, session, name
         self.sender = address_of(gateway)
         self.parcels = Parcels()
@@ -147,7 +156,7 @@ class Sale:
                 await self._debit(total)
             case commands.Fault(code=code):
                 self.log.warning("the gateway broke the rules", code=code)
-                await self._shop.books.record_fault(self.sender)
+                await self._count_fault()
             case commands.Close():
                 await self._close(command)
             case commands.Forget():
@@ -344,12 +353,21 @@ class Sale:
 
     async def _close(self, close: commands.Close) -> None:
         self.log.info("sale closed", code=close.code, cost=close.cost, earned=close.paid)
-        if close.code == wire.DONE:
-            await self._shop.books.record_delivered(self.sender)
+        if close.code == wire.DONE and Counted.CLOSE not in self._counted:
+            self._counted |= Counted.CLOSE
+            await self._shop.books.record_delivered(self.sender, self._mark(Counted.CLOSE))
         elif close.code == wire.UNCOVERED:
             self._shop.desk.lapsed(self.gateway)
         if self.session.record.refusal is not None:
             await self._forget()  # a refused award leaves nothing behind; the same one again is judged again
+
+    async def _count_fault(self) -> None:
+        if Counted.FAULT not in self._counted:
+            self._counted |= Counted.FAULT
+            await self._shop.books.record_fault(self.sender, self._mark(Counted.FAULT))
+
+    def _mark(self, what: Counted) -> Also:
+        return self._shop.store.mark(self.gateway, *self.name, what)
 
     async def _forget(self) -> None:
         self.parcels.forget()

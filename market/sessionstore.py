@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntFlag
 
-from ledger.journal import Begun, Transaction, Writes
+from ledger.journal import Also, Begun, Transaction, Writes
 from p2p.peer import PeerId
 
 _TABLE = """CREATE TABLE IF NOT EXISTS sessions (
@@ -19,16 +20,24 @@ _TABLE = """CREATE TABLE IF NOT EXISTS sessions (
 MAX_RESTORED = 4096
 
 
+class Counted(IntFlag):
+    """What follows from a session, each once; kept in the column that had only ``settled`` before."""
+
+    NOTHING = 0
+    CLOSE = 1
+    FAULT = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One session as it was ``age_ms`` ago. ``settled``: it was closed, and what that changes elsewhere was changed."""
+    """One session as it was ``age_ms`` ago. ``counted``: what of it has changed the counterpart's standing already."""
 
     peer: PeerId
     job_id: bytes
     attempt: int
     record: bytes
     age_ms: int
-    settled: bool
+    counted: Counted
 
 
 class SessionStore:
@@ -48,7 +57,7 @@ class SessionStore:
                 " WHERE side = ? ORDER BY at_ms LIMIT ?",
                 (self._side, MAX_RESTORED),
             ).fetchall()
-            return [Kept(PeerId(p), j, a, r, max(0, now_ms - at), bool(s)) for p, j, a, r, at, s in rows]
+            return [Kept(PeerId(p), j, a, r, max(0, now_ms - at), Counted(s)) for p, j, a, r, at, s in rows]
 
         return await self._journal.write(read)
 
@@ -65,16 +74,21 @@ class SessionStore:
 
         return await self._journal.begin(write)
 
-    async def settle(self, peer: PeerId, job_id: bytes, attempt: int) -> None:
-        """It was closed: a restart repeats nothing of that. On its way to the disk when this returns."""
-        row = (self._side, peer, job_id, attempt)
+    def mark(self, peer: PeerId, job_id: bytes, attempt: int, what: Counted) -> Also:
+        """The write that says that ``what`` of a session was counted, for the transaction that counts it."""
+        row = (int(what), self._side, peer, job_id, attempt)
 
         def write(tx: Transaction) -> None:
             tx.db.execute(
-                "UPDATE sessions SET settled = 1 WHERE side = ? AND peer = ? AND job_id = ? AND attempt = ?", row
+                "UPDATE sessions SET settled = settled | ? WHERE side = ? AND peer = ? AND job_id = ? AND attempt = ?",
+                row,
             )
 
-        await self._journal.begin(write)
+        return write
+
+    async def count(self, mark: Also) -> None:
+        """``mark`` alone, where nothing else changes. On its way to the disk when this returns."""
+        await self._journal.begin(mark)
 
     async def drop(self, peer: PeerId, job_id: bytes, attempt: int) -> None:
         """The session is over and forgotten."""

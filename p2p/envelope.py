@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeVar
 
-from p2p.codec import MAX_MESSAGE, Signature, Size, decode, decode_as, encode, message, wire_name
-from p2p.errors import BadSignature, MalformedMessage
+from p2p.codec import MAX_MESSAGE, Signature, Size, decode_as, encode, message, wire_name
+from p2p.errors import BadSignature
 from p2p.peer import Address, PeerId, keccak256, recover
 
 T = TypeVar("T")
@@ -38,20 +38,24 @@ class Signed:
 
 def digest_of(value: Any) -> bytes:
     """The 32 bytes that a signature over ``value`` covers; also its name where one message points at another."""
-    return keccak256(_domain(type(value)) + encode(value))
+    return _digest(type(value), encode(value))
 
 
 def sign(value: Any, signer: Signer) -> Signed:
     """``value`` in an envelope signed by ``signer``."""
-    return Signed(encode(value), signer.sign(digest_of(value)))
+    payload = encode(value)
+    return Signed(payload, signer.sign(_digest(type(value), payload)))
 
 
 def open_signed(signed: Signed, cls: type[T]) -> tuple[T, PeerId]:
     """The message inside and who signed it. Raises MalformedMessage, UnknownMessage, BadSignature."""
-    value = decode(signed.payload)
-    if type(value) is not cls:
-        raise MalformedMessage(f"{type(value).__name__} where {cls.__name__} belongs")
-    return value, recover(digest_of(value), signed.signature)
+    value = decode_as(cls, signed.payload)
+    return value, author_of(signed, cls)
+
+
+def author_of(signed: Signed, cls: type) -> PeerId:
+    """Who signed the payload, which was found to be a ``cls``. Raises BadSignature."""
+    return recover(_digest(cls, signed.payload), signed.signature)
 
 
 def open_from(signed: Signed, cls: type[T], author: PeerId) -> T:
@@ -65,6 +69,10 @@ def open_from(signed: Signed, cls: type[T], author: PeerId) -> T:
 def read_signed(data: bytes, cls: type[T], limit: int = MAX_MESSAGE) -> tuple[T, PeerId]:
     """``open_signed`` on the bytes of an envelope."""
     return open_signed(decode_as(Signed, data, limit), cls)
+
+
+def _digest(cls: type, payload: bytes) -> bytes:
+    return keccak256(_domain(cls) + payload)
 
 
 def _domain(cls: type) -> bytes:

@@ -320,6 +320,34 @@ def test_a_verdict_must_be_the_recipients_own(market: Market) -> None:
     assert settle(market, verdict) == PRICE
 
 
+def test_a_lost_verdict_is_made_good_by_the_next_statement(market: Market) -> None:
+    """What was credited and never told is credit all the same, once nobody waits for the verdict any more."""
+    lost = pay(market, ask(market), slice_=0)
+    receive(market, lost)  # and the answer never arrives
+    drive(market.sending.release(BOB.address, JOB))
+    market.clock.now += 601
+    young = pay(market, ask(market), slice_=1, job_id=b"\x0b" * 32)
+    told_young = receive(market, young)  # its verdict is late, its job still waits for it
+    newest = pay(market, ask(market), slice_=2, job_id=b"\x0c" * 32)
+    assert settle(market, receive(market, newest)) == PRICE
+    assert market.sending.credit_with(BOB.address) == PRICE, "the lost one is credit that no job claims"
+    assert settle(market, told_young) == PRICE
+    assert market.sending.credit_with(BOB.address) == PRICE
+    assert market.receiving.credit_of(ALICE.address) == 3 * PRICE
+    assert balanced(market)
+
+
+def test_a_sum_without_room_for_every_open_payment_settles_none(market: Market) -> None:
+    """Which of them was credited, the sum alone does not say."""
+    receive(market, pay(market, ask(market), slice_=0))
+    pay(market, ask(market), slice_=1, job_id=b"\x0b" * 32)  # lost on its way
+    market.clock.now += 601
+    newest = pay(market, ask(market), slice_=2, job_id=b"\x0c" * 32)
+    assert settle(market, receive(market, newest)) == PRICE
+    assert market.sending.credit_with(BOB.address) == 0
+    assert balanced(market)
+
+
 def test_debits_stop_at_the_credit(market: Market) -> None:
     settle(market, receive(market, pay(market, ask(market))))
     for books, peer in ((market.receiving, ALICE.address), (market.sending, BOB.address)):

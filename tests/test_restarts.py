@@ -14,7 +14,7 @@ from compute.capability import Capability
 from market.bidwire import BidCancelled, JobNews, News
 from market.client import Delivered
 from market.conversation import AWARD_SENT, KEY_SENT, SEALED, TICKETS_SENT
-from tests.support.bookkeeping import BookPair, book_pair, customer_jobs, violations
+from tests.support.bookkeeping import BookPair, book_pair, customer_jobs, delivered, violations
 from tests.support.marketplace import Marketplace, Place, marketplace
 
 # The first tickets of a job cover its beginning, the second ones are its price.
@@ -152,6 +152,28 @@ async def one_job(
     assert isinstance(again, Delivered)
     assert (again.done, again.files) == (got.done, got.files)
     return fate, got
+
+
+async def test_a_delivery_counts_once_however_often_its_seller_restarts(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    mock_clock.rate = SOON
+    with trio.fail_after(600):
+        async with marketplace(tmp_path) as market:
+            gateway, seller = await market.gateway(GATEWAY), await market.orchestrator(SELLER, price=2_000_000)
+            client, _ = await market.client(CLIENT)
+            bid = await market.bid(client, gateway.key.peer)
+            assert isinstance(await client.bid(gateway.key.peer, bid, lambda news: None), Delivered)
+            for _ in range(3):
+                seller.kill()
+                await seller.gone.wait()
+                seller = await market.orchestrator(SELLER, price=2_000_000)
+                sales = seller.role._sales
+                assert len(sales) == 1, "a sale is kept for its gateway to come back"
+                while any(sale.session.entered is None for sale in sales.values()):  # noqa: ASYNC110  # nobody tells
+                    await trio.sleep(0.1)
+                await seller.journal.write(lambda tx: None)  # what the restart led to was handed in before
+            assert delivered(journal(tmp_path, SELLER), "in", gateway.key.address) == 1
 
 
 async def test_a_bid_that_waited_for_a_seller_still_waits_after_a_restart(

@@ -60,6 +60,13 @@ def violations(journal: Path) -> tuple[str, ...]:
         return audit(Transaction(db))
 
 
+def delivered(journal: Path, side: str, peer: bytes) -> int:
+    """How many deliveries this node has counted with a counterpart."""
+    with reading(journal) as db:
+        row = db.execute("SELECT delivered FROM standings WHERE side = ? AND peer = ?", (side, peer)).fetchone()
+    return int(row[0]) if row else 0
+
+
 def faults(journal: Path, side: str, peer: bytes) -> int:
     """How many faults this node has recorded of a counterpart."""
     with reading(journal) as db:
