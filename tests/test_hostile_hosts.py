@@ -32,7 +32,7 @@ from p2p.identity import Identity
 from p2p.peer import PeerId
 from p2p.scores import COST, GRAYLIST, Fault
 from p2p.stream import JOB_FRAME, MessageStream
-from tests.contracts.network import target
+from tests.contracts.network import target, until
 from tests.support.hostile import SHAPE, SPEC
 from tests.support.market_values import NETWORK, PIPELINE, SETTLEMENT
 from tests.support.marketplace import known
@@ -124,7 +124,7 @@ async def test_wrong_bytes_shut_a_peer_out_and_nobody_else(tmp_path: Path) -> No
             for number in range(int(-GRAYLIST / COST[Fault.PROTOCOL]) + 1):
                 protocol, lie = lies[number % len(lies)]
                 assert isinstance(await say(there, host.peer, protocol, lie), PasarError | None)
-            assert host.scores.graylisted(there.peer, trio.current_time())
+            await until(lambda: host.scores.graylisted(there.peer, trio.current_time()))
             assert isinstance(await say(there, host.peer, CONTROL, rfq), PasarError | None)
             other = replace(rfq, nonce=b"o" * 16)
             assert isinstance(await say(honest, host.peer, CONTROL, other), Signed | QuoteRefusal)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from p2p.hardening import dialing, guard, inbound, receiving, sending
+from p2p.hardening import dialing, guard, inbound, receiving, sending, turns
 from p2p.hardening.dialing import evict_dial_cache
 from p2p.hardening.guard import install_guard
 from p2p.hardening.pinned import Patch, check_grounds, check_version
@@ -21,7 +21,7 @@ from p2p.hardening.quiet import Throttle, quieten
 __all__ = ["PATCHES", "evict_dial_cache", "install", "install_guard", "installed"]
 
 PATCHES: dict[str, Patch] = {
-    patch.name: patch for module in (dialing, inbound, sending, receiving, guard) for patch in module.PATCHES
+    patch.name: patch for module in (dialing, inbound, sending, receiving, guard, turns) for patch in module.PATCHES
 }
 _installed: set[str] = set()
 _throttle: list[Throttle] = []

@@ -30,12 +30,16 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """One cure. ``apply`` is called at most once in a process, after every ground of every patch was checked."""
+    """One cure. ``apply`` is called at most once in a process, after every ground of every patch was checked.
+
+    ``speed``: the stock function is not wrong, only slow; without this patch a node does the same for more.
+    """
 
     name: str
     cures: str
     grounds: tuple[Ground, ...]
     apply: Callable[[], None]
+    speed: bool = False
 
 
 def fingerprint(function: Any) -> str:

@@ -104,12 +104,17 @@ async def serves(host: Any, to: Any) -> None:
     """Returns when ``to`` answers an honest question of ``host``; raises when it does not."""
     await connect(host, to)
     stream = await host.new_stream(to.get_id(), [ECHO])
+    await answered(stream)
+    await stream.reset()
+
+
+async def answered(stream: Any) -> None:
+    """Ask on an echo stream, and hear the answer out."""
     await stream.write(b"still there?")
     answer = b""
     while len(answer) < 12:
         answer += await stream.read(64)
     assert answer == b"still there?"
-    await stream.reset()
 
 
 async def send_raw_frame(conn: Any, stream_id: int, body: bytes, flags: int = 0) -> None:
