@@ -37,7 +37,7 @@ DEATHS = {
     "crossed_pings": "dead: a reply that cannot leave stops the reading",
     "slow_dial": "dead: waited 250 ms for nothing",
     "restarted_peer": "negative cache",
-    "many_turns": "dead: takes 2",
+    "many_turns": "dead: takes 1",
     "many_reads": "dead: reads its socket 20",
     "many_waits": "dead: waits 10",
 }

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+from libp2p.io.exceptions import IncompleteReadError
 from libp2p.io.trio import TrioTCPStream
+from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.security.noise.io import NoiseTransportReadWriter
+from libp2p.security.secure_session import SecureSession
+from libp2p.stream_muxer.yamux import yamux
+from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from p2p import hardening
+from p2p.hardening.frames import HEADER
 from p2p.hardening.turns import PIECE, QuickLock
 
 
@@ -89,6 +96,10 @@ class Pieces:
 class Plain:
     """A cipher that leaves everything as it is, and asks for bytes as the real one does."""
 
+    def encrypt(self, data: bytes) -> bytes:
+        assert isinstance(data, bytes)
+        return data
+
     def decrypt(self, data: bytes) -> bytes:
         assert isinstance(data, bytes)
         return data
@@ -149,25 +160,88 @@ async def a_pair() -> tuple[TrioTCPStream, trio.SocketStream]:
     )
 
 
-async def test_what_the_socket_does_not_take_at_once_follows_in_order() -> None:
+def a_connection(tcp: TrioTCPStream) -> Any:
+    """A muxer over all the layers of the real thing, but for the cipher."""
+    session = SecureSession.__new__(SecureSession)
+    session.conn = NoiseTransportReadWriter(RawConnection(tcp, True), Plain())  # type: ignore[arg-type]
+    session._reset_internal_buffer()
+    return Yamux(session, "peer", is_initiator=True)  # type: ignore[arg-type]
+
+
+def data_frame(number: int) -> bytes:
+    return HEADER.pack(0, yamux.TYPE_DATA, 0, 1, 60_000) + bytes([number]) * 60_000
+
+
+PING = HEADER.pack(0, yamux.TYPE_PING, yamux.FLAG_SYN, 0, 7)
+PONG = HEADER.pack(0, yamux.TYPE_PING, yamux.FLAG_ACK, 0, 7)
+
+
+async def heard_from(far: trio.SocketStream, count: int) -> list[bytes]:
+    """So many frames, in the order in which they left."""
+    reader = a_reader([])
+    reader.read_writer.read_write_closer.read = far.receive_some
+    return [await reader.read_msg() for _ in range(count)]
+
+
+async def test_frames_of_many_writers_leave_whole_and_in_order_through_a_full_socket() -> None:
     tcp, far = await a_pair()
-    said = [bytes([number]) * 300_000 for number in range(5)]
+    conn = a_connection(tcp)
+    frames = [data_frame(number) for number in range(12)] + [PING]
     async with trio.open_nursery() as nursery:
-        for data in said:
-            nursery.start_soon(tcp.write, data)
+        for one in frames:
+            nursery.start_soon(conn._write_frame, one)
             await trio.testing.wait_all_tasks_blocked()
-        heard = bytearray()
-        while len(heard) < sum(map(len, said)):
-            heard += await far.receive_some(65536)
-    assert heard == b"".join(said)
+        assert not conn._write_lock.free, "the socket took everything: nothing was tried"
+        assert await heard_from(far, len(frames)) == frames
     await tcp.close()
     await far.aclose()
 
 
-async def test_a_write_to_a_broken_connection_raises_and_to_one_we_closed_does_not() -> None:
+async def test_a_frame_is_cancelled_before_its_first_byte_or_not_at_all() -> None:
     tcp, far = await a_pair()
-    await far.aclose()
-    with pytest.raises(ConnectionClosedError):
-        await tcp.write(b"x")
+    conn = a_connection(tcp)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await conn._write_frame(data_frame(99))
+    assert scope.cancelled_caught
+    begun, heard = list[bytes](), list[bytes]()
+
+    async def drain() -> None:
+        await trio.testing.wait_all_tasks_blocked()  # the writer is in the middle of a frame
+        scope.cancel()
+        heard.extend(await heard_from(far, len(begun)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drain)
+        with trio.CancelScope() as scope:
+            while True:
+                begun.append(data_frame(len(begun)))
+                await conn._write_frame(begun[-1])
+    assert scope.cancelled_caught
+    assert heard == begun[:-1]  # the last one was cancelled before its first byte
+    assert len(heard) > 1
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await conn._write_frame(PING)  # a control frame is never lost
+    assert await heard_from(far, 1) == [PING]
     await tcp.close()
-    await tcp.write(b"x")
+    await far.aclose()
+
+
+async def test_the_reading_task_hands_on_an_answer_that_the_socket_does_not_take() -> None:
+    tcp, far = await a_pair()
+    conn = a_connection(tcp)
+    filled = 0
+    with suppress(BlockingIOError):
+        while True:
+            assert os.write(tcp.stream.socket.fileno(), framed(b"j")) == 3
+            filled += 1
+    async with trio.open_nursery() as nursery:
+        conn._nursery = nursery
+        with trio.fail_after(5):
+            await conn._write_frame(PONG)  # returns while nothing can leave
+        assert not conn._write_lock.free
+        assert (await heard_from(far, filled + 1))[-1] == PONG
+    assert conn._write_lock.free
+    await tcp.close()
+    await far.aclose()

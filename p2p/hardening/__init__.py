@@ -4,25 +4,26 @@
     install_guard(host, on_fault)   once for each host, before it runs
     evict_dial_cache(host, peer)    before a dial that somebody asked for
 
-The patches stand in ``PATCHES`` with what each of them cures; docs/adr/0003 tells how each was found. Nothing outside
-this package touches a private name of the library. It knows no offer, no protocol of ours, and no configuration.
+The patches stand in ``PATCHES`` with what each of them cures; docs/adr/0003 and 0025 tell how each was found. Nothing
+outside this package touches a private name of the library. It knows no offer, no protocol of ours, no configuration.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from p2p.hardening import dialing, guard, inbound, receiving, sending, turns
+from p2p.hardening import dialing, frames, guard, inbound, receiving, sending, straight, turns
 from p2p.hardening.dialing import evict_dial_cache
 from p2p.hardening.guard import install_guard
 from p2p.hardening.pinned import Patch, check_grounds, check_version
 from p2p.hardening.quiet import Throttle, quieten
 
-__all__ = ["PATCHES", "evict_dial_cache", "install", "install_guard", "installed"]
+__all__ = ["MENDS", "PATCHES", "evict_dial_cache", "install", "install_guard", "installed"]
 
-PATCHES: dict[str, Patch] = {
-    patch.name: patch for module in (dialing, inbound, sending, receiving, guard, turns) for patch in module.PATCHES
-}
+# In this order: each wraps what those before it left.
+_MODULES = (dialing, inbound, frames, sending, straight, receiving, guard, turns)
+PATCHES: dict[str, Patch] = {patch.name: patch for module in _MODULES for patch in module.PATCHES}
+MENDS = frozenset(name for name, patch in PATCHES.items() if patch.speed)
 _installed: set[str] = set()
 _throttle: list[Throttle] = []
 
@@ -31,7 +32,8 @@ def install(*, without: Collection[str] = ()) -> None:
     """Put every patch in, once; a second call changes nothing.
 
     Raises Misconfigured, before anything is changed, when the installed library is not the one the patches were written
-    for. ``without`` is for the tests, which show what each patch prevents.
+    for. ``without`` is for the tests, which show what each patch prevents, and for the benchmarks, which show what the
+    ``MENDS`` save.
     """
     unknown = set(without) - set(PATCHES)
     if unknown:

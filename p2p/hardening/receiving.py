@@ -71,6 +71,12 @@ class BufferBook(dict[int, bytearray]):
             raise Overflow(f"stream {stream_id}: {size} bytes on a credit of {stream.recv_window}")
         self.total += size
 
+    def admit(self, length: int) -> None:
+        """Look at a frame's announced length before anything of it is read. Raises Overflow when it is too much."""
+        if length > FRAME_MOST or self.total + length > CONNECTION_BUFFER:
+            log.info("peer_cut_off", frame=length, held=self.total)
+            raise Overflow(f"a frame of {length} bytes on {self.total} held")
+
     def __setitem__(self, stream_id: int, data: bytearray) -> None:
         self.pop(stream_id, None)
         buffer = _Buffer(data)
@@ -99,11 +105,7 @@ def _init(self: Any, *args: Any, **kwargs: Any) -> None:
 
 
 async def _read_data_body(self: Any, length: int) -> bytes:
-    """The body of a frame, after a look at its announced length: nothing is allocated for what is too much."""
-    held = self.stream_buffers.total
-    if length > FRAME_MOST or held + length > CONNECTION_BUFFER:
-        log.info("peer_cut_off", peer=str(self.peer_id), frame=length, held=held)
-        raise Overflow(f"a frame of {length} bytes on {held} held")
+    self.stream_buffers.admit(length)
     body: bytes = await _stock_body(self, length)
     return body
 

@@ -26,7 +26,7 @@ REPLIES_MOST = 512  # acknowledgements of one connection that wait for their tur
 WINDOW_STALL = 60.0  # seconds without a single byte of credit from the reader
 # One frame fills one noise message. The library's own limit is 17 bytes more, which costs a second message each time.
 FRAME_PAYLOAD: int = MAX_PLAINTEXT_LENGTH - yamux.HEADER_SIZE
-_stock_reading = Yamux.handle_incoming
+_reading = Yamux.handle_incoming
 
 
 async def _write_frame(self: Any, data: bytes) -> None:
@@ -37,7 +37,7 @@ async def _write_frame(self: Any, data: bytes) -> None:
     none of it was written. A control frame may not: a stream whose reset, grant or opening got lost hangs for good.
     """
     control = len(data) == yamux.HEADER_SIZE
-    stall = GOODBYE_STALL if data[1] == yamux.TYPE_GO_AWAY else FRAME_STALL
+    stall = stall_of(data)
     with trio.CancelScope(shield=control) as scope:
         if control:
             scope.deadline = trio.current_time() + stall
@@ -46,12 +46,17 @@ async def _write_frame(self: Any, data: bytes) -> None:
             scope.deadline = trio.current_time() + stall
             await self.secured_conn.write(data)
     if scope.cancelled_caught:
-        await _abandon(self)
+        await abandon(self)
         raise MuxedStreamError("the peer takes no bytes; the connection is closed")
     await trio.lowlevel.cancel_shielded_checkpoint()
 
 
-async def _abandon(conn: Any) -> None:
+def stall_of(frame: bytes) -> float:
+    """Seconds that a frame may take to leave."""
+    return GOODBYE_STALL if frame[1] == yamux.TYPE_GO_AWAY else FRAME_STALL
+
+
+async def abandon(conn: Any) -> None:
     # The reading task of the connection wakes on the closed socket and clears up; its locks may be held by our caller.
     conn.event_shutting_down.set()
     await _close_socket(conn)
@@ -65,12 +70,14 @@ async def _close_socket(conn: Any) -> None:
 async def _handle_incoming(self: Any) -> None:
     """Read until the connection ends. Then, or cancelled with the whole host, free whoever is still in a write."""
     try:
-        await _stock_reading(self)
+        await _reading(self)
     finally:
         await _close_socket(self)
 
 
 def _whole_frames() -> None:
+    global _reading
+    _reading = Yamux.handle_incoming
     Yamux._write_frame = _write_frame
     Yamux.handle_incoming = _handle_incoming
 
@@ -95,7 +102,7 @@ async def _write_unless_reply(self: Any, data: bytes) -> None:
         return
     waiting = getattr(self, "pasar_replies", 0)
     if waiting >= REPLIES_MOST:
-        await _abandon(self)
+        await abandon(self)
         raise MuxedStreamError("the peer asks and takes no answer; the connection is closed")
     self.pasar_replies = waiting + 1
     self._nursery.start_soon(_write_reply, self, data)

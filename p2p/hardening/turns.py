@@ -1,4 +1,4 @@
-"""Fewer turns of the event loop, and fewer calls of the system, for the same bytes.
+"""Fewer turns of the event loop for the same bytes: free locks cost none, and one read of the socket brings a message.
 
 A turn of the loop costs as much as all else that a small message needs, and stock takes one at each lock of each layer,
 free or not: fourteen of them for a question and its answer on an open stream. Knows nothing of what the bytes mean.
@@ -6,11 +6,10 @@ free or not: fourteen of them for a question and its answer on an open stream. K
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import trio
-from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+from libp2p.io.exceptions import IncompleteReadError
 from libp2p.io.msgio import BaseMsgReadWriter, FixedSizeLenMsgReadWriter
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.stream.net_stream import NetStream
@@ -32,6 +31,21 @@ class QuickLock:
         self._held = False
         self._waiting = trio.lowlevel.ParkingLot()
 
+    @property
+    def free(self) -> bool:
+        return not self._held
+
+    def seize(self) -> None:
+        """Hold the lock, which is free, and release it later, maybe from another task."""
+        assert not self._held
+        self._held = True
+
+    def release(self) -> None:
+        if self._waiting:
+            self._waiting.unpark()
+        else:
+            self._held = False
+
     async def __aenter__(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._held:
@@ -40,10 +54,7 @@ class QuickLock:
             self._held = True
 
     async def __aexit__(self, *_exc: object) -> None:
-        if self._waiting:
-            self._waiting.unpark()
-        else:
-            self._held = False
+        self.release()
 
 
 def _with_quick_locks(owner: Any, *names: str) -> None:
@@ -91,27 +102,6 @@ def _whole_reads() -> None:
     NoiseTransportReadWriter.read_msg = _read_msg
 
 
-async def _write(self: Any, data: bytes) -> None:
-    """As stock, but what the socket takes at once goes without a turn of the loop; only the rest waits."""
-    async with self.write_lock:
-        try:
-            sent = os.write(self.stream.socket.fileno(), data)
-        except OSError:  # full, closed or broken: the way that can wait finds out which, and says so
-            sent = 0
-        if sent == len(data):
-            return
-        try:
-            await self.stream.send_all(memoryview(data)[sent:])
-        except trio.BrokenResourceError as exc:
-            raise ConnectionClosedError(f"TCP connection reset by remote peer: {exc}", transport="tcp") from exc
-        except trio.ClosedResourceError:
-            return  # closed from this side, as on every way down
-
-
-def _straight_writes() -> None:
-    TrioTCPStream.write = _write
-
-
 PATCHES = (
     Patch(
         "quick-locks",
@@ -140,13 +130,6 @@ PATCHES = (
             Ground(FixedSizeLenMsgReadWriter, "next_msg_len", "4f910f6a1f7df290"),
         ),
         _whole_reads,
-        speed=True,
-    ),
-    Patch(
-        "straight-writes",
-        "a turn of the loop for bytes that the socket takes at once",
-        (Ground(TrioTCPStream, "write", "4b00ddfa20520320"), Ground(TrioTCPStream, "close", "27c43b2aa5d43c74")),
-        _straight_writes,
         speed=True,
     ),
 )

@@ -56,4 +56,4 @@ async def cancel_halfway(scope: trio.CancelScope, socket: Halfway) -> None:
     socket.go_on.set()
 
 
-perform(attack, "whole-frames")
+perform(attack, "whole-frames", "straight-frames")

@@ -34,4 +34,4 @@ async def attack(_guarded: bool) -> None:
             dead(f"waits {socket.waits} times for a socket that has room")
 
 
-perform(attack, "straight-writes")
+perform(attack, "straight-frames")
