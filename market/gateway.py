@@ -119,6 +119,7 @@ class Gateway:
             start=self._start,
         )
         self._runs: OrderedDict[bytes, JobRun] = OrderedDict()
+        self._going: list[JobRun] = []  # of them, those without an outcome when it was last looked
         self._ended_at: dict[bytes, float] = {}
         self._shelved: set[str] = set()  # results on disk whose runs this process does not remember
         self._nursery: trio.Nursery | None = None
@@ -160,6 +161,7 @@ class Gateway:
         if self._of(raw.peer) >= self._share():
             return simple(Code.TOO_MANY, "too many bids of yours are open", limit_wei=bid.limit)
         run = self._runs[name] = JobRun(self._counter, name, raw.peer, bid, free=True)
+        self._going.append(run)
         kept = await self._m.results.note(name_of(name), JobDone) if name_of(name) in self._shelved else None
         if kept is not None:
             run.recall(kept)
@@ -204,12 +206,16 @@ class Gateway:
         return max(0, most - self._m.books.at_risk_with_newcomers(NEWCOMER_JOBS))
 
     def _of(self, client: PeerId) -> int:
-        return sum(run.client == client and not run.over.is_set() for run in self._runs.values())
+        return sum(run.client == client for run in self._unfinished())
 
     def _share(self) -> int:
         """How many bids one client may have open now: all it may ever have, until half of the room is taken."""
-        taken = sum(not run.over.is_set() for run in self._runs.values())
-        return min(RESTING_PER_CLIENT, -(-(MAX_JOBS - taken) // ROOM_PART))
+        return min(RESTING_PER_CLIENT, -(-(MAX_JOBS - len(self._unfinished())) // ROOM_PART))
+
+    def _unfinished(self) -> list[JobRun]:
+        """Runs without an outcome: those with one are kept by the hundred."""
+        self._going = [run for run in self._going if not run.over.is_set()]
+        return self._going
 
     def _room(self) -> bool:
         """Whether one more job fits; the oldest finished one goes when it must."""
@@ -249,6 +255,7 @@ class Gateway:
         for taken in await self._counter.jobs.load():
             run = JobRun.restored(self._counter, taken)
             self._runs[taken.job.job_id] = run
+            self._going.append(run)
             purchases = [p for k in kept if k.job_id == taken.job.job_id and (p := self._resumed(k, run)) is not None]
             log.info(
                 "job restored",

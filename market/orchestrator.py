@@ -112,6 +112,7 @@ class Orchestrator:
             reached=s.reached,
         )
         self._sales: dict[Name, Sale] = {}
+        self._going: dict[Name, Sale] = {}  # of them, those that were not finished when it was last looked
         self._unopened: Counter[PeerId] = Counter()
         self._nursery: trio.Nursery | None = None
 
@@ -137,7 +138,7 @@ class Orchestrator:
 
     def _places(self, shape: JobShape) -> Places:
         capability = self._s.machine.capability()
-        in_work = sum(sale.in_work for sale in self._sales.values())
+        in_work = sum(sale.in_work for sale in self._unfinished())
         run_ms = capability.predict_ms(shape) if capability.fits(shape) else 0
         return Places(free=max(0, self._s.terms.slots - in_work), queue=in_work, queue_ms=0, run_ms=run_ms)
 
@@ -154,7 +155,12 @@ class Orchestrator:
         return sum(sale.session.award.spec.shape.units for sale in self._others(sender, name) if sale.is_owed)
 
     def _others(self, sender: Address, name: tuple[bytes, int]) -> Iterator[Sale]:
-        return (sale for sale in self._sales.values() if sale.sender == sender and sale.name != name)
+        return (sale for sale in self._unfinished() if sale.sender == sender and sale.name != name)
+
+    def _unfinished(self) -> list[Sale]:
+        """Sales that are neither delivered nor over: the others are kept by the hundred, and hold nothing any more."""
+        self._going = {name: sale for name, sale in self._going.items() if not sale.is_finished}
+        return list(self._going.values())
 
     # -- job streams -------------------------------------------------------------------------------------------------
 
@@ -218,7 +224,7 @@ class Orchestrator:
 
     async def _begin(self, name: Name, session: Selling, counted: Counted = Counted.NOTHING) -> Sale:
         gateway, job_id, attempt = name
-        sale = self._sales[name] = Sale(self._shop, gateway, session, (job_id, attempt), counted)
+        sale = self._sales[name] = self._going[name] = Sale(self._shop, gateway, session, (job_id, attempt), counted)
         if self._nursery is None:
             raise Unavailable("the orchestrator is stopping")
         await self._nursery.start(self._run_sale, name, sale)
@@ -228,8 +234,9 @@ class Orchestrator:
         try:
             await sale.run(task_status=task_status)
         finally:
-            if self._sales.get(name) is sale:
-                del self._sales[name]
+            for kept in (self._sales, self._going):
+                if kept.get(name) is sale:
+                    del kept[name]
 
     async def _restore(self, kept: Kept) -> None:
         try:

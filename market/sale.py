@@ -46,6 +46,7 @@ TRACE_KEPT_MS = 600_000
 LUCKLESS_JOBS = 2  # delivered to a gateway on a development chain while no ticket has won here: docs/adr/0009
 UNPAID_YET = (SellingState.SEALING, SellingState.SEALED, SellingState.RECEIPTING)
 UNDELIVERED = (SellingState.SEALING, SellingState.SEALED, SellingState.RECEIPTING)
+FINISHED = (SellingState.DELIVERED, SellingState.CLOSED)
 IN_WORK = (SellingState.COVERING, SellingState.WORKING, SellingState.PAUSED)
 
 
@@ -111,6 +112,11 @@ class Sale:
     def is_owed(self) -> bool:
         """Whether this sale took work that the gateway has not paid: it counts towards its exposure."""
         return self.in_work or self.session.state in UNPAID_YET
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it takes no place and holds no credit, now and for good."""
+        return self.session.state in FINISHED
 
     @property
     def is_over(self) -> bool:

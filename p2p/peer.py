@@ -8,6 +8,7 @@ The peer id contains the key, so what a peer signed can be checked with nothing 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, NewType
 
 import base58
@@ -47,6 +48,7 @@ def public_key_of(peer: PeerId) -> bytes:
     return peer[len(_PREFIX) :]
 
 
+@lru_cache(maxsize=4096)
 def address_of(peer: PeerId) -> Address:
     """The Ethereum address of a peer. Raises MalformedMessage when the id holds no point of the curve."""
     try:
