@@ -133,6 +133,7 @@ class _Round:
                 return self._auction.declined(seller, now_ms())
             case _Answered(seller=seller, answer=Quoted() as answer):
                 self._quoted(seller, answer.quote.price)
+                self._reputation.quoted(seller)
                 return self._auction.quoted(seller, answer.quote, answer.envelope, now_ms())
             case _Answered(seller=seller, lost=lost):
                 return self._auction.lost(seller, now_ms()) if lost else self._auction.refused(seller, now_ms())

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
+from itertools import islice
 from typing import NamedTuple
 
 from compute.spec import Quality
@@ -165,6 +166,10 @@ class OrderBook:
     def shelves(self, pipeline: str, settlement: Settlement, model: bytes) -> Mapping[Profile, list[Ask]]:
         """Price per million and seller, sorted, by profile. Read it, do not keep it."""
         return self._shelves.get((pipeline, settlement, model), {})
+
+    def models(self, pipeline: str, settlement: Settlement, most: int = 4096) -> list[bytes]:
+        """Models on offer, among the first ``most`` shelves of the book, the longest known first."""
+        return [key[2] for key in islice(self._shelves, most) if key[:2] == (pipeline, settlement)]
 
     def page(self, pipeline: str, after: PeerId | None, most: int = 32) -> tuple[Signed, ...]:
         """Envelopes for a newcomer's book, by seller id, so that a page is asked for by the last one seen."""

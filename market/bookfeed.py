@@ -90,7 +90,7 @@ class BookFeed:
         return int(self._wall_time())
 
     async def changed(self) -> None:
-        """Wait until an offer was accepted."""
+        """Wait until an offer was accepted, or a place came free."""
         await self._changed.wait()
 
     def post(self, data: bytes, pipeline: str) -> Verdict:
@@ -100,9 +100,13 @@ class BookFeed:
         if (offers := self.book.known(pipeline)) != before:
             log.info("offers known", pipeline=pipeline, offers=offers)
         if verdict is Verdict.ACCEPT:
-            self._changed.set()
-            self._changed = trio.Event()
+            self.stir()
         return verdict
+
+    def stir(self) -> None:
+        """Wake whoever waits for a change: an offer, or a place that a Load says is free."""
+        self._changed.set()
+        self._changed = trio.Event()
 
     def _judge(self, pipeline: str) -> Callable[[PeerId, bytes], Verdict]:
         def judge(_: PeerId, data: bytes) -> Verdict:

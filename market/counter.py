@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from compute.spec import JobShape
 from ledger.customers import CustomerBooks
 from ledger.money import Settlement
 from market import jobwire as wire
@@ -17,6 +18,7 @@ from market.conversation import now_ms
 from market.job import Job
 from market.jobstore import JobStore
 from market.keeping import Keeping
+from market.offer import Load
 from market.prefilter import Matched, Terms, match
 from market.purchase import Purchase
 from p2p.peer import PeerId
@@ -27,7 +29,8 @@ class Counter:
     """What all job runs of one gateway share.
 
     ``exposures``: what each known seller may owe us, in wei; ``newcomer_room(limit, units)``: what all newcomers
-    together may still owe us while a job of so many units may cost so much.
+    together may still owe us while a job of so many units may cost so much; ``loads``: how busy the sellers of such a
+    job say they are now.
     """
 
     feed: BookFeed
@@ -42,6 +45,7 @@ class Counter:
     exposures: Callable[[], dict[PeerId, int]]
     newcomer_room: Callable[[int, int], int]
     rtts: Callable[[], dict[PeerId, int]]
+    loads: Callable[[JobShape], Mapping[PeerId, Load]]
     start: Callable[[Purchase], Awaitable[None]]
 
     def award(self, job: Job, bid: Bid, to: AwardTo, deadline: int) -> wire.Award:
@@ -71,5 +75,6 @@ class Counter:
             small_job=self.basket.small_job,
             newcomer_room=self.newcomer_room(limit, bid.spec.shape.units),
         )
-        views = self.basket.reputation.views(now, exposures=self.exposures(), rtts=self.rtts())
+        loads, exposures = self.loads(bid.spec.shape), self.exposures()
+        views = self.basket.reputation.views(now, loads=loads, exposures=exposures, rtts=self.rtts())
         return match(self.feed.book, terms, views, self.feed.now())

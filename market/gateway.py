@@ -1,6 +1,6 @@
 """Gateway: buys for clients. Takes bids, runs auctions, pays, checks, delivers.
 
-    BookFeed (gossip) · ControlLines (quotes) · Purchase (job streams) · JobRun (one per bid) · bid streams
+    BookFeed (gossip) · LoadFeed (load streams) · ControlLines (quotes) · Purchase (job streams) · JobRun (one per bid) · bid streams
 
 A job belongs to the gateway once it is taken: the client's stream may come and go, the same bid on a new stream picks
 the job up, and what was under way when the process died goes on from the journal. Knows no chain; the books do.
@@ -33,6 +33,7 @@ from market.hello import Greeter
 from market.jobrun import JobRun
 from market.jobstore import JobStore
 from market.keeping import Keeping, name_of
+from market.loadfeed import LoadFeed
 from market.protocol import BID
 from market.purchase import Purchase
 from market.readystreams import ReadyStreams
@@ -89,6 +90,9 @@ class Gateway:
     def __init__(self, means: Means) -> None:
         self._m = m = means
         self.reputation = Reputation()
+        self.loads = LoadFeed(
+            m.network, m.greeter, m.reach, m.feed, self.reputation, m.settlement, m.chance, salt=m.nonce(16)
+        )
         self._sessions = SessionStore(m.journal, "buying", m.wall_time)
         self._streams = ReadyStreams(m.network, m.greeter, m.reach)
         self._basket = Basket(
@@ -116,6 +120,7 @@ class Gateway:
             exposures=self._exposures,
             newcomer_room=self._newcomer_room,
             rtts=lambda: m.lines.rtts,
+            loads=self.loads.loads,
             start=self._start,
         )
         self._runs: OrderedDict[bytes, JobRun] = OrderedDict()
@@ -135,6 +140,7 @@ class Gateway:
             await self._restore()
             self._m.network.serve(BID, self._server.accept)
             self._nursery.start_soon(self._sweep)
+            await self._nursery.start(self.loads.run)
             task_status.started()
 
     async def drain(self) -> None:

@@ -1,6 +1,6 @@
 """Orchestrator: sells compute. Says what it offers, quotes, takes awards, has the work done, is paid.
 
-    Offering (gossip) · QuoteDesk (control streams) · Sale (one per award, job streams) · the machine that works
+    Offering (gossip) · LoadDesk (load streams) · QuoteDesk (control streams) · Sale (one per award, job streams) · the machine that works
 
 A job stream may be a new award or the second stream of an old conversation; which one, its first message says. What
 was open when the process died is restored from the journal and goes on. Knows no chain; the books do.
@@ -26,16 +26,18 @@ from market.bookfeed import BookFeed
 from market.conversation import closing, now_ms
 from market.hello import Greeter
 from market.keeping import Keeping
+from market.loaddesk import LoadDesk
+from market.offer import MAX_MODELS, Load
 from market.offering import Offering, Terms
 from market.protocol import JOB
-from market.quote import Places
+from market.quote import MAX_FINISH_MS, Places
 from market.quotedesk import QuoteDesk
 from market.sale import Sale, Shop
 from market.session import Selling, events
 from market.sessionstore import Counted, Kept, SessionStore
 from p2p.envelope import Signer
 from p2p.errors import MalformedMessage, PeerFault, Refused, Unavailable, UnknownMessage
-from p2p.peer import Address, PeerId, peer_text
+from p2p.peer import Address, PeerId, address_of, peer_text
 from p2p.stream import JOB_FRAME, MessageStream
 from p2p.transport import Gossip, Network, Stream
 
@@ -94,6 +96,7 @@ class Orchestrator:
             places=self._places,
             funded=self._funded,
         )
+        self.load_desk = LoadDesk(s.network, s.greeter, look=self._load, favours=self._is_favoured)
         self._shop = Shop(
             signer=s.signer,
             network=s.greeter.network,
@@ -123,6 +126,7 @@ class Orchestrator:
                 await self._restore(kept)
             self._s.network.serve(JOB, self._accept)
             self.desk.serve()
+            await self._nursery.start(self.load_desk.run)
             await self._nursery.start(self.offering.run)
             task_status.started()
 
@@ -141,6 +145,27 @@ class Orchestrator:
         in_work = sum(sale.in_work for sale in self._unfinished())
         run_ms = capability.predict_ms(shape) if capability.fits(shape) else 0
         return Places(free=max(0, self._s.terms.slots - in_work), queue=in_work, queue_ms=0, run_ms=run_ms)
+
+    def _load(self, pipeline: str) -> Load | None:
+        """How busy we are: ``free`` counts the places that a quote could be had for now."""
+        offer, capability = self.offering.current(pipeline), self._s.machine.capability()
+        if offer is None:
+            return None
+        in_work = [sale for sale in self._sales.values() if sale.in_work]
+        free = max(0, self._s.terms.slots - len(in_work) - self.desk.held())
+        wait = min((sale.left_ms(capability) for sale in in_work), default=0)
+        warm = sorted(model.model for model in capability.models if model.warm and model.pipeline == pipeline)
+        return Load(
+            pipeline=pipeline,
+            sequence=0,
+            free=0 if self.desk.draining else free,
+            queue=len(in_work),
+            queue_ms=0 if free else min(MAX_FINISH_MS, wait),
+            warm=tuple(warm[:MAX_MODELS]),
+        )
+
+    def _is_favoured(self, gateway: PeerId) -> bool:
+        return self._funded(address_of(gateway))
 
     def _funded(self, gateway: Address) -> bool:
         return self._s.cover.deposit_of(gateway).total > 0

@@ -278,4 +278,7 @@ class _Sieve:
         price = posting.offer.price_of(self.shape)
         waited = self.terms.deadline_ms if finish is None else finish
         worth = score(price, self.terms.time_wei, waited, view.delivered_ppm)
-        return Candidate(posting, price, finish, worth, view.newcomer, view.delivered_ppm, view.late_ms, view.rtt_ms)
+        full = view.load is not None and not view.load.free
+        return Candidate(
+            posting, price, finish, worth, view.newcomer, view.delivered_ppm, view.late_ms, view.rtt_ms, full
+        )

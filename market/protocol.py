@@ -42,7 +42,7 @@ MESSAGES: dict[str, tuple[str, ...]] = {
         *("refusal", "bid-taken", "job-news", "job-done", "job-failed", "bid-cancelled", *CHUNKS),
     ),
     JOB: ("hello", *dict.fromkeys((*JOB_BUYER, *JOB_SELLER)), *CHUNKS),
-    LOAD: ("hello", "load"),  # market/offer.py; not spoken yet
+    LOAD: ("hello", "load-ask", "load", "loads-heard"),  # market/loads.py, market/offer.py
     BOOK: ("hello", "book-ask", "book-page"),  # market/bookfeed.py
 }
 GOSSIP = ("signed",)  # an offer in its envelope

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from itertools import islice
 
 from market.offer import MAX_SPEED, Load
 from market.scoring import PRIOR_PPM, View
@@ -19,6 +20,7 @@ MILLION = 10**6
 PRIOR_JOBS = 5
 NEWCOMER_JOBS = 5  # whoever has fewer measured jobs is a newcomer
 REFUSED_MS = 2000
+REFUSALS_BELIEVED = 5  # in a row without a quote between them, and a Load clears no refusal any more
 SILENCES = 6  # in a row, and a seller counts as unreachable: one whose host only stalls has answered before
 LOST_COUNTS = 3  # silences; who cannot be dialled twice is unreachable
 UNREACHABLE_MS = 10_000  # at most until it is tried again: it may be back under a new offer
@@ -45,6 +47,7 @@ class Record:
     refused_until: int = 0
     failed_in_row: int = 0
     silences: int = 0
+    contradicted: int = 0  # refusals in a row, whatever its Loads said
     speeds: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
 
     @property
@@ -111,7 +114,15 @@ class Reputation:
 
     def refused(self, seller: PeerId, now: int) -> None:
         """It had no place; no fault. It is not asked again for two seconds, or until a newer Load."""
-        self._touch(seller, now).refused_until = now + REFUSED_MS
+        record = self._touch(seller, now)
+        record.refused_until = now + REFUSED_MS
+        record.contradicted += 1
+
+    def quoted(self, seller: PeerId) -> None:
+        """It had a place, as it said."""
+        record = self._records.get(seller)
+        if record is not None:
+            record.contradicted = 0
 
     def unanswered(self, seller: PeerId, now: int, *, lost: bool = False) -> None:
         """No answer; no fault. Set aside as after a refusal, longer each time once it counts as unreachable."""
@@ -129,9 +140,9 @@ class Reputation:
             record.silences = 0
 
     def load_arrived(self, seller: PeerId) -> None:
-        """A newer Load says more than an old refusal."""
+        """A newer Load with a free place says more than an old refusal; not of one whose Loads say so in vain."""
         record = self._records.get(seller)
-        if record is not None:
+        if record is not None and not record.silences and record.contradicted < REFUSALS_BELIEVED:
             record.refused_until = 0
 
     def of(self, seller: PeerId, now: int) -> Record:
@@ -176,6 +187,10 @@ class Reputation:
     ) -> Views:
         """Every seller about whom anything is known, for the prefilter. Made to be used at once, not kept."""
         return Views(self, now, loads or {}, exposures or {}, rtts or {})
+
+    def recent(self, most: int) -> list[PeerId]:
+        """Sellers with a record, those we dealt with last first."""
+        return list(islice(reversed(self._records), most))
 
     def sellers(self) -> Set[PeerId]:
         """Everybody with a record."""

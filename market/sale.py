@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from compute.capability import Capability
 from compute.spec import Verification
 from compute.work import Machine, Step
 from ledger.journal import Also, Begun
@@ -22,7 +23,7 @@ from ledger.money import Settlement
 from ledger.receiving import ReceivingBooks
 from ledger.ticket import Payment
 from market import jobwire as wire
-from market.conversation import Conversation
+from market.conversation import Conversation, now_ms
 from market.keeping import Finished, Keeping, KeptWork, name_of
 from market.parcels import Parcels
 from market.quote import Quote
@@ -91,6 +92,7 @@ class Sale:
         self.talk = Conversation(session, us, self.parcels, self._perform, self._keep, buying=False, reached=reached)
         self.log = log.bind(job=name[0].hex()[:16], attempt=name[1], gateway=peer_text(gateway)[-8:])
         self._taken = False
+        self._ready_at: int | None = None
         self._finished: Finished | None = None
         self._working: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
@@ -101,6 +103,13 @@ class Sale:
         """Whether this sale takes one of our places: from the award that took it until the work is done."""
         judging = self.session.state is SellingState.JUDGING
         return self._taken if judging else self.session.state in IN_WORK
+
+    def left_ms(self, capability: Capability) -> int:
+        """How long until the place of this sale is free, as far as can be said: its steps tell once it runs."""
+        shape = self.session.award.spec.shape
+        if self._ready_at is not None:
+            return max(0, self._ready_at - now_ms())
+        return capability.predict_ms(shape) if capability.fits(shape) else 0
 
     @property
     def is_busy(self) -> bool:
@@ -276,6 +285,7 @@ class Sale:
         def on_step(step: Step) -> None:
             nonlocal started
             started = started or int(wall() * 1000)
+            self._ready_at = now_ms() + step.eta_ms
             if step.step:
                 self.talk.post(events.Stepped(step.step, step.steps, step.eta_ms))
 

@@ -66,6 +66,7 @@ class Candidate:
     delivered_ppm: int
     late_ms: int
     rtt_ms: int | None
+    full: bool = False  # its Load says that it has no place now
 
     @property
     def seller(self) -> PeerId:
@@ -110,7 +111,11 @@ def distinct(candidates: Iterable[Candidate], most: int) -> list[Candidate]:
 
 
 def draw(candidates: Sequence[Candidate], prefer: Prefer, chance: Chance, asked: int = ASKED) -> list[Candidate]:
-    """Whom to ask, at most ``asked``, best first. In one auction of twenty one place is a newcomer's."""
+    """Whom to ask, at most ``asked``, best first. In one auction of twenty one place is a newcomer's.
+
+    Whoever says that it is full is asked only when nobody else is left.
+    """
+    candidates = [one for one in candidates if not one.full] or candidates
     by_score = sorted(candidates, key=lambda one: (one.score, one.seller))
     kept = _newcomer(by_score, chance) if chance.randrange(100) < NEWCOMER_PERCENT else []
     if prefer is Prefer.PRICE:

@@ -18,8 +18,8 @@ PURE = {
     "compute": "spec capability digest trace catalog messages jobboard picture",
     "ledger": "money ticket cover schema sender recipient account broker conservation redemption transactions "
     "evm_shapes",
-    "market": "offer book bid quote auction job jobwire bidwire protocol session receipt reputation refusal "
-    "prefilter scoring sealing opening demo_tally",
+    "market": "offer book bid quote auction job jobwire bidwire protocol session receipt reputation refusal prefilter "
+    "scoring sealing opening demo_tally loads following",
 }
 SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections discovery gossip hardening host identity inbox limits memory "
@@ -30,9 +30,9 @@ SHELL = {  # whatever touches the world, or another shell
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows sending "
     "transaction_rows transactor txstore wallet",
     "market": "aftermath auctioneer basket bidding bidserver bookfeed client commands config console controls "
-    "conversation counter demo demo_client demo_show demo_stage gateway hello http instance jobrun jobstore keeping "
-    "lightclient localdoor looking offering orchestrator outcome overlay parcels progress purchase quotedesk "
-    "readystreams rolekit roles sale sessionstore wallet_commands walletdoor",
+    "conversation counter demo demo_client demo_show demo_stage gateway hello http instance jobrun jobstore "
+    "keeping lightclient loaddesk loadfeed localdoor looking offering orchestrator outcome overlay parcels "
+    "progress purchase quotedesk readystreams rolekit roles sale sessionstore wallet_commands walletdoor",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess
