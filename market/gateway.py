@@ -1,6 +1,6 @@
 """Gateway: buys for clients. Takes bids, runs auctions, pays, checks, delivers.
 
-    BookFeed (gossip) · LoadFeed (load streams) · ControlLines (quotes) · Purchase (job streams) · JobRun (one per bid) · bid streams
+    BookFeed (gossip) · LoadFeed (load streams) · ControlLines (quotes) · Purchase (job streams) · JobRun (one per bid)
 
 A job belongs to the gateway once it is taken: the client's stream may come and go, the same bid on a new stream picks
 the job up, and what was under way when the process died goes on from the journal. Knows no chain; the books do.
@@ -90,23 +90,10 @@ class Gateway:
     def __init__(self, means: Means) -> None:
         self._m = m = means
         self.reputation = Reputation()
-        self.loads = LoadFeed(
-            m.network, m.greeter, m.reach, m.feed, self.reputation, m.settlement, m.chance, salt=m.nonce(16)
-        )
+        self.loads = self._load_feed()
         self._sessions = SessionStore(m.journal, "buying", m.wall_time)
         self._streams = ReadyStreams(m.network, m.greeter, m.reach)
-        self._basket = Basket(
-            signer=m.signer,
-            greeter=m.greeter,
-            streams=self._streams,
-            books=m.books,
-            reputation=self.reputation,
-            store=self._sessions,
-            keeping=m.results,
-            rtts=lambda seller: m.lines.rtts.get(seller, 0),
-            small_job=m.small_job,
-            reached=m.reached,
-        )
+        self._basket = self._make_basket()
         self._counter = Counter(
             feed=m.feed,
             auctioneer=Auctioneer(m.lines, self.reputation, m.chance, self._streams.prepare),
@@ -181,6 +168,29 @@ class Gateway:
     async def cancel(self, run: JobRun) -> None:
         """The client of this run took its bid back."""
         run.cancel()
+
+    # -- what it is made of ------------------------------------------------------------------------------------------
+
+    def _load_feed(self) -> LoadFeed:
+        m = self._m
+        return LoadFeed(
+            m.network, m.greeter, m.reach, m.feed, self.reputation, m.settlement, m.chance, salt=m.nonce(16)
+        )
+
+    def _make_basket(self) -> Basket:
+        m = self._m
+        return Basket(
+            signer=m.signer,
+            greeter=m.greeter,
+            streams=self._streams,
+            books=m.books,
+            reputation=self.reputation,
+            store=self._sessions,
+            keeping=m.results,
+            rtts=lambda seller: m.lines.rtts.get(seller, 0),
+            small_job=m.small_job,
+            reached=m.reached,
+        )
 
     # -- runs and purchases ------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Orchestrator: sells compute. Says what it offers, quotes, takes awards, has the work done, is paid.
 
-    Offering (gossip) · LoadDesk (load streams) · QuoteDesk (control streams) · Sale (one per award, job streams) · the machine that works
+    Offering (gossip) · LoadDesk (load streams) · QuoteDesk (control streams) · Sale (one per award, job streams)
 
 A job stream may be a new award or the second stream of an old conversation; which one, its first message says. What
 was open when the process died is restored from the journal and goes on. Knows no chain; the books do.

@@ -43,7 +43,7 @@ class Inboxes(Generic[T]):
         pair = (send, receive)
         self._open.setdefault(topic, set()).add(pair)
         try:
-            async with send, receive:
+            with send, receive:  # at once: between its end and our finally nothing else may run
                 yield receive
         finally:
             self._open[topic].discard(pair)
