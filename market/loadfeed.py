@@ -155,7 +155,10 @@ class LoadFeed:
             while True:
                 began = trio.current_time()
                 reason = await self._until_lost(seller, followed)
-                if trio.current_time() - began >= STEADY_S:
+                if self._reputation.view(seller, now_ms()).banned:
+                    back_off = MAX_BACK_OFF_S  # the next choice leaves it out
+                    self._offers_changed.set()
+                elif trio.current_time() - began >= STEADY_S:
                     back_off = BACK_OFF_S
                 log.debug("load stream lost", seller=peer_text(seller), reason=reason, again_in_s=back_off)
                 followed.connected = trio.Event()
