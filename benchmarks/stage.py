@@ -51,20 +51,29 @@ class Stage:
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("PASAR_")}
         self._env |= {"PASAR_HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config"), **settings}
         self._joined: list[str] = []
+        self._scopes: dict[str, trio.CancelScope] = {}
         self.gateway: PeerId
         self.client: Client
         self.overlay: Overlay
 
     async def open(self) -> None:
         """Chain, bootstrap, gateway, and our own client, connected."""
-        chain = await self.start("devchain", [*NODE, "devchain", "--port", "0"])
-        self._joined = ["--network", self.network, "--rpc", chain["rpc"], "--broker", chain["broker"]]
-        self._joined += ["--listen", ANYWHERE]
+        self.joins(await self.start("devchain", [*NODE, "devchain", "--port", "0"]))
         first = await self.start("bootstrap", [*NODE, "--role", "bootstrap", *self._joined])
         self._joined += ["--bootstrap", first["addrs"][0]]
-        gateway = await self.start("gateway", [*NODE, "--role", "gateway", *self._joined])
-        self.gateway = parse_target(gateway["addrs"][0]).peer
-        await self._join(gateway["addrs"][0])
+        gateway = await self.node("gateway", "gateway")
+        await self.join(gateway["addrs"][0])
+
+    def joins(self, chain: dict[str, Any], *bootstraps: str) -> None:
+        """What every node that is started from now on is told: the network, the chain, whom to dial first."""
+        self._joined = ["--network", self.network, "--rpc", chain["rpc"], "--broker", chain["broker"]]
+        self._joined += ["--listen", ANYWHERE]
+        for addr in bootstraps:
+            self._joined += ["--bootstrap", addr]
+
+    async def node(self, role: str, name: str, *flags: str) -> dict[str, Any]:
+        """A node as ``node.py`` runs it; what its READY line says."""
+        return await self.start(name, [*NODE, "--role", role, *self._joined, *flags])
 
     async def orchestrator(self, name: str, program: Sequence[str], *flags: str) -> dict[str, Any]:
         """One more seller; what its READY line says."""
@@ -79,13 +88,21 @@ class Stage:
                     return found
                 await trio.sleep(0.2)
 
+    def log_of(self, name: str) -> Path:
+        """What a process of ours said on stderr."""
+        return self._folder / f"{name}.log"
+
+    def stop(self, name: str) -> None:
+        """End one process of ours."""
+        self._scopes[name].cancel()
+
     async def start(self, name: str, command: Sequence[str]) -> dict[str, Any]:
         """Start a process of ours and wait for its READY line. Raises NotRun."""
         found: dict[str, Any] = await self._nursery.start(self._run, name, command)
         return found
 
     async def _run(self, name: str, command: Sequence[str], *, task_status: TaskStatus[dict[str, Any]]) -> None:
-        path = self._folder / f"{name}.log"
+        path = self.log_of(name)
         with path.open("wb") as log:
             child = await trio.lowlevel.open_process(
                 list(command), stdout=PIPE, stderr=log, cwd=ROOT, env=self._env, start_new_session=True
@@ -100,12 +117,15 @@ class Stage:
             if head != b"READY":
                 raise NotRun(f"{name} did not become ready: {path.read_text(errors='replace')[-2000:]}")
             task_status.started(json.loads(body))
-            await child.wait()
+            with trio.CancelScope() as self._scopes[name]:
+                await child.wait()
         finally:
             with trio.CancelScope(shield=True):
                 await _end(child)
 
-    async def _join(self, gateway: str) -> None:
+    async def join(self, gateway: str) -> None:
+        """Have a client of our own, connected with this peer."""
+        self.gateway = parse_target(gateway).peer
         path = self._folder / "client"
         path.mkdir()
         targets = tuple(parse_target(addr) for addr in (gateway, self._joined[-1]))
@@ -137,10 +157,16 @@ async def _end(child: trio.Process) -> None:
 @asynccontextmanager
 async def stage(say: Say, **settings: str) -> AsyncGenerator[Stage]:
     """A market without sellers; ``settings`` are environment variables of every node."""
+    async with empty_stage(say, **settings) as made:
+        await made.open()
+        say(f"stage: a development chain, a bootstrap and a gateway as processes, network {made.network}")
+        yield made
+
+
+@asynccontextmanager
+async def empty_stage(say: Say, **settings: str) -> AsyncGenerator[Stage]:
+    """A stage on which nothing runs yet."""
     with TemporaryDirectory(prefix="pasar-bench-") as folder:
         async with trio.open_nursery() as nursery:
-            made = Stage(Path(folder), nursery, say, settings)
-            await made.open()
-            say(f"stage: a development chain, a bootstrap and a gateway as processes, network {made.network}")
-            yield made
+            yield Stage(Path(folder), nursery, say, settings)
             nursery.cancel_scope.cancel()

@@ -21,13 +21,14 @@ from ledger.money import Settlement
 from market.offer import MAX_OFFER, ModelOffer, Offer
 from p2p.codec import decode_as
 from p2p.envelope import Signed, open_signed
-from p2p.errors import PeerFault, UnknownMessage
+from p2p.errors import BadSignature, MalformedMessage, PeerFault, UnknownMessage
 from p2p.peer import PeerId
 from p2p.transport import Verdict
 
 CAPACITY = 100_000
 CLOCK_TOLERANCE = 120  # seconds that two honest calendars may differ
 MAX_PROOFS = 256
+ENVELOPE = 79  # bytes that an envelope adds to a payload of more than 255 bytes, so that nothing longer is kept
 
 Key = tuple[PeerId, str]
 Ask = tuple[int, PeerId]
@@ -91,12 +92,10 @@ class OrderBook:
         """The fate of an envelope off the wire, by gossip (on the topic of ``pipeline``) or by hand-over."""
         try:
             envelope = decode_as(Signed, data, MAX_OFFER)
-            offer, author = open_signed(envelope, Offer)
+            offer = open_offer(envelope)
         except UnknownMessage:
             return Verdict.IGNORE
         except PeerFault:
-            return Verdict.REJECT
-        if author != offer.seller:
             return Verdict.REJECT
         if pipeline is not None and offer.pipeline != pipeline:
             return Verdict.IGNORE
@@ -173,9 +172,18 @@ class OrderBook:
 
     def page(self, pipeline: str, after: PeerId | None, most: int = 32) -> tuple[Signed, ...]:
         """Envelopes for a newcomer's book, by seller id, so that a page is asked for by the last one seen."""
+        return tuple(self._postings[peer, pipeline].envelope for peer in self.sellers(pipeline, after, most))
+
+    def sellers(self, pipeline: str, after: PeerId | None = None, most: int = CAPACITY) -> list[PeerId]:
+        """Whoever has an offer here, also one that is barred, by id."""
         sellers = self._sellers.get(pipeline, [])
         start = 0 if after is None else bisect_right(sellers, after)
-        return tuple(self._postings[peer, pipeline].envelope for peer in sellers[start : start + most])
+        return sellers[start : start + most]
+
+    def envelope(self, seller: PeerId, pipeline: str) -> Signed | None:
+        """A seller's newest offer as it was gossiped, also a barred one."""
+        known = self._postings.get((seller, pipeline))
+        return None if known is None else known.envelope
 
     def _equivocated(self, key: Key, known: Posting, offer: Offer, envelope: Signed) -> Verdict:
         """Both go, and none of that serial comes back. Only the first sight of it costs the forwarder."""
@@ -252,6 +260,16 @@ class OrderBook:
             self._live[name] += step
             if not self._live[name]:
                 del self._live[name]
+
+
+def open_offer(envelope: Signed) -> Offer:
+    """The offer inside, signed by its seller. Raises PeerFault, UnknownMessage."""
+    if len(envelope.payload) + ENVELOPE > MAX_OFFER:
+        raise MalformedMessage(f"an offer of {len(envelope.payload)} bytes")
+    offer, author = open_signed(envelope, Offer)
+    if author != offer.seller:
+        raise BadSignature("an offer signed by somebody else")
+    return offer
 
 
 def _over(offer: Offer) -> int:

@@ -1,64 +1,49 @@
-"""BookFeed: keeps an order book from gossip, and hands it over to newcomers on ``/pasar/book/1``.
+"""BookFeed: keeps an order book from gossip, and whole by what neighbours hand over.
 
-The book judges what arrives; this shell brings it there from the topics and from a neighbour's hand-over, expires what
-is over, and wakes whoever waits for a change. A neighbour is not trusted: every envelope of a page is verified as if
-it had been gossiped. Knows no auction.
+The book judges what arrives; this shell brings it there: from the topics, from the first neighbours as soon as they are
+connected, and from a few of them every minute, because gossip promises nothing. A neighbour is not trusted: every
+envelope is verified. It also expires what is over, and wakes whoever waits for a change. Knows no auction.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from market.book import OrderBook
+from market.bookserver import BookServer
+from market.handover import hand_over
 from market.hello import Greeter
+from market.neighbours import Neighbours
 from market.offer import Offer
-from market.protocol import BOOK, offers_topic
-from p2p.admission import RateLimit
-from p2p.codec import Name, Range, Size, encode, message
-from p2p.envelope import Signed, open_signed
-from p2p.errors import PasarError, PeerFault, Refused, Unavailable
-from p2p.peer import PeerId, WirePeer, peer_text
-from p2p.stream import MessageStream
-from p2p.transport import Gossip, Network, Stream, Verdict
+from market.protocol import offers_topic
+from p2p.envelope import Signed
+from p2p.errors import PasarError, PeerFault, Unavailable
+from p2p.peer import PeerId, peer_text
+from p2p.transport import Gossip, Network, Verdict
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 log = structlog.get_logger(__name__)
 
-PAGE = 32  # envelopes of at most 4 KiB each: half a control frame
-MAX_HANDED_OVER = 3_000  # one list, bounded; above it two neighbours will have to reconcile
-PAGE_TIMEOUT_S = 10.0
 TAKE_OVER_S = 30.0  # for a neighbour's whole book, however slowly it pages
-PAGES_PER_SECOND, PAGES_BURST = 10.0, 200.0  # that one neighbour may ask for
+HEDGE_S = 1.0  # the next neighbour is asked, too, when the first has not given its book by then
+LOOK_S = 0.5  # for a neighbour to ask, while nobody has handed a book over
+RECONCILE_S, NEIGHBOURS = 60.0, 2  # in so long, so many of them are compared with
+MOST_ASKED = 4  # at the same time
 EXPIRE_EVERY_S = 5.0
 
 
-@message("book-ask", 1)
-@dataclass(frozen=True, slots=True)
-class BookAsk:
-    """Offers of ``pipeline`` by sellers whose id comes after ``after``, in that order; at most ``most``."""
-
-    pipeline: Name
-    after: WirePeer | None
-    most: Annotated[int, Range(1, PAGE)]
-
-
-@message("book-page", 1)
-@dataclass(frozen=True, slots=True)
-class BookPage:
-    """Envelopes as they were gossiped. A page shorter than asked for is the last."""
-
-    offers: Annotated[tuple[Signed, ...], Size(0, PAGE)]
-
-
 class BookFeed:
-    """The book never holds an offer whose signature and bounds were not checked here or in gossip."""
+    """The book never holds an offer whose signature and bounds were not checked here or in gossip.
+
+    ``caught_up`` is set when the first neighbour has handed its book over.
+    """
 
     def __init__(
         self,
@@ -68,22 +53,32 @@ class BookFeed:
         pipelines: Iterable[str],
         wall_time: Callable[[], float],
     ) -> None:
-        self.book = OrderBook(greeter.network)
+        self._book = OrderBook(greeter.network)
         self._network, self._gossip, self._greeter = network, gossip, greeter
         self.pipelines = tuple(pipelines)
         self._wall_time = wall_time
         self._changed = trio.Event()
-        self._asks = RateLimit(PAGES_PER_SECOND, PAGES_BURST)
+        self._known: dict[str, int] = {}
+        self._neighbours = Neighbours()
+        self._asking: set[PeerId] = set()
+        self.caught_up = trio.Event()
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Started means: every topic is joined and newcomers are served."""
-        self._network.serve(BOOK, self._hand_over)
+        BookServer(self._network, self._greeter, self.book).serve()
         for pipeline in self.pipelines:
             await self._gossip.join(offers_topic(self._greeter.network, pipeline), self._judge(pipeline))
-        task_status.started()
-        while True:
-            await trio.sleep(EXPIRE_EVERY_S)
-            self.book.expire(self.now())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_whole, nursery)
+            task_status.started()
+            while True:
+                await trio.sleep(EXPIRE_EVERY_S)
+                self.book.expire(self.now())
+
+    @property
+    def book(self) -> OrderBook:
+        """What is known of the market."""
+        return self._book
 
     def now(self) -> int:
         """The calendar in seconds, as offers count it."""
@@ -93,20 +88,28 @@ class BookFeed:
         """Wait until an offer was accepted, or a place came free."""
         await self._changed.wait()
 
-    def post(self, data: bytes, pipeline: str) -> Verdict:
-        """Let the book judge an envelope off the wire, and wake whoever waits when it is taken."""
-        before = self.book.known(pipeline)
-        verdict = self.book.judge(data, self.now(), pipeline)
-        if (offers := self.book.known(pipeline)) != before:
-            log.info("offers known", pipeline=pipeline, offers=offers)
-        if verdict is Verdict.ACCEPT:
-            self.stir()
-        return verdict
-
     def stir(self) -> None:
         """Wake whoever waits for a change: an offer, or a place that a Load says is free."""
         self._changed.set()
         self._changed = trio.Event()
+
+    def post(self, data: bytes, pipeline: str) -> Verdict:
+        """Let the book judge an envelope off the wire, and wake whoever waits when it is taken."""
+        verdict = self.book.judge(data, self.now(), pipeline)
+        if verdict is Verdict.ACCEPT:
+            self.told(pipeline)
+        return verdict
+
+    def take(self, offer: Offer, envelope: Signed) -> bool:
+        """Keep an offer whose signature was checked, if it is good here; whether it was new. Wakes nobody."""
+        return self.book.post(offer, envelope, self.now()) is Verdict.ACCEPT
+
+    def told(self, pipeline: str) -> None:
+        """Offers of a pipeline were taken: wake whoever waits, and log how many there are."""
+        if (offers := self.book.known(pipeline)) != self._known.get(pipeline, 0):
+            self._known[pipeline] = offers
+            log.info("offers known", pipeline=pipeline, offers=offers)
+        self.stir()
 
     def _judge(self, pipeline: str) -> Callable[[PeerId, bytes], Verdict]:
         def judge(_: PeerId, data: bytes) -> Verdict:
@@ -114,63 +117,55 @@ class BookFeed:
 
         return judge
 
+    # -- neighbours --------------------------------------------------------------------------------------------------
+
     async def take_over(self, peer: PeerId) -> int:
-        """Ask a connected neighbour for its book; how many of its offers were new and good.
+        """Take what we lack of a connected neighbour's book; how many offers were new and good.
 
         Raises Unavailable, Refused, PeerFault; what was taken before that stays.
         """
+        began = trio.current_time()
         with trio.move_on_after(TAKE_OVER_S):
-            taken = 0
-            async with MessageStream(await self._network.open(peer, BOOK)) as stream:
-                await self._greeter.greet(stream)
-                for pipeline in self.pipelines:
-                    taken += await self._take_pipeline(stream, pipeline)
-            log.info("book taken over", neighbour=peer_text(peer), offers=taken)
+            salt = secrets.token_bytes(16)
+            taken = await hand_over(self._network, self._greeter, peer, self, self.pipelines, salt)
+            took = int((trio.current_time() - began) * 1000)
+            log.info("book taken over", neighbour=peer_text(peer), offers=taken, took_ms=took)
             return taken
         raise Unavailable("the neighbour took too long to hand its book over")
 
-    async def _take_pipeline(self, stream: MessageStream, pipeline: str) -> int:
-        taken, seen, after = 0, 0, None
-        while seen < MAX_HANDED_OVER:
-            envelopes = await ask_page(stream, pipeline, after)
-            taken += sum(self.post(encode(envelope), pipeline) is Verdict.ACCEPT for envelope in envelopes)
-            seen += len(envelopes)
-            last = last_seller(envelopes)
-            if len(envelopes) < PAGE or last is None or (after is not None and last <= after):
-                break
-            after = last
-        return taken
+    async def _keep_whole(self, nursery: trio.Nursery) -> None:
+        """The whole book from whoever is connected first; then what gossip lost, from a few neighbours now and then."""
+        while not self.caught_up.is_set():
+            async with self._network.subscribe_peers() as changes:
+                done = self._ask_next(nursery)
+                with trio.move_on_after(LOOK_S if done is None else HEDGE_S):
+                    await (changes.receive() if done is None else done.wait())
+        while True:
+            await trio.sleep(RECONCILE_S / NEIGHBOURS)
+            self._ask_next(nursery)
 
-    async def _hand_over(self, raw: Stream) -> None:
-        stream = MessageStream(raw)
+    def _ask_next(self, nursery: trio.Nursery) -> trio.Event | None:
+        """Ask the neighbour that was not asked for longest; set when it gave what it had. None: nobody is there."""
+        free = self._network.connected() - self._asking
+        peer = self._neighbours.next(free, trio.current_time()) if len(self._asking) < MOST_ASKED else None
+        if peer is None:
+            return None
+        done = trio.Event()
+        self._asking.add(peer)
+        nursery.start_soon(self._take_quietly, peer, done)
+        return done
+
+    async def _take_quietly(self, peer: PeerId, done: trio.Event) -> None:
         try:
-            await self._greeter.greet(stream)
-            while (ask := await stream.receive(timeout=PAGE_TIMEOUT_S)) is not None:
-                if not isinstance(ask, BookAsk):
-                    raise PeerFault(f"{type(ask).__name__} on a book stream")
-                if not self._asks.allow(raw.peer, trio.current_time()):
-                    raise Refused("TOO_MANY", "a book is asked for page by page, and then left alone")
-                await stream.send(BookPage(self.book.page(ask.pipeline, ask.after, ask.most)))
-            await stream.aclose()
-        except (Refused, Unavailable) as exc:
-            log.debug("book hand-over ended", peer=peer_text(raw.peer), reason=str(exc))
-            await stream.reset()
-
-
-async def ask_page(stream: MessageStream, pipeline: str, after: PeerId | None) -> tuple[Signed, ...]:
-    """One page from whoever serves the other end. Raises Unavailable, PeerFault."""
-    await stream.send(BookAsk(pipeline, after, PAGE))
-    page = await stream.receive(timeout=PAGE_TIMEOUT_S)
-    if not isinstance(page, BookPage):
-        raise Unavailable("the neighbour did not hand its book over")
-    return page.offers
-
-
-def last_seller(envelopes: tuple[Signed, ...]) -> PeerId | None:
-    """Who wrote the last envelope of a page; None when that cannot be read, which ends the asking."""
-    if not envelopes:
-        return None
-    try:
-        return open_signed(envelopes[-1], Offer)[1]
-    except PasarError:
-        return None
+            await self.take_over(peer)
+            self._neighbours.gave(peer)
+            self.caught_up.set()
+        except PeerFault as fault:
+            log.warning("a fault in a book", neighbour=peer_text(peer), reason=str(fault))
+            self._neighbours.set_aside(peer, trio.current_time(), fault=True)
+        except PasarError as exc:
+            log.debug("a neighbour's book was not to be had", peer=peer_text(peer), reason=str(exc))
+            self._neighbours.set_aside(peer, trio.current_time())
+        finally:
+            self._asking.discard(peer)
+            done.set()

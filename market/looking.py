@@ -6,6 +6,7 @@ can hide an offer but invent none. Where no gateway is found, whoever is connect
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -19,20 +20,18 @@ from compute.spec import Verification
 from ledger.money import price_for, wei_text
 from market.bidwire import ModelOnOffer
 from market.book import OrderBook
-from market.bookfeed import MAX_HANDED_OVER, PAGE, ask_page, last_seller
 from market.client import Client
 from market.config import Config
+from market.handover import hand_over
 from market.hello import Greeter
 from market.instance import claim
 from market.lightclient import find_gateways, greeter_of, join
 from market.offer import ModelOffer, Offer
 from market.overlay import Overlay
-from market.protocol import BOOK
-from p2p.codec import encode
+from p2p.envelope import Signed
 from p2p.errors import PeerFault, Refused, Unavailable
 from p2p.peer import PeerId, address_text, peer_text
-from p2p.stream import MessageStream
-from p2p.transport import Network
+from p2p.transport import Network, Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -122,20 +121,22 @@ def rows_of(book: OrderBook, now: int) -> list[Row]:
 
 async def read_book(network: Network, greeter: Greeter, peer: PeerId, pipelines: Iterable[str]) -> OrderBook:
     """A connected peer's whole book, each envelope verified. Raises Unavailable, Refused, PeerFault."""
-    book = OrderBook(greeter.network)
-    async with MessageStream(await network.open(peer, BOOK)) as stream:
-        await greeter.greet(stream)
-        for pipeline in pipelines:
-            seen, after = 0, None
-            while seen < MAX_HANDED_OVER:
-                page = await ask_page(stream, pipeline, after)
-                for envelope in page:
-                    book.judge(encode(envelope), int(time.time()), pipeline)
-                seen, last = seen + len(page), last_seller(page)
-                if len(page) < PAGE or last is None or (after is not None and last <= after):
-                    break
-                after = last
-    return book
+    reading = Reading(OrderBook(greeter.network))
+    await hand_over(network, greeter, peer, reading, pipelines, secrets.token_bytes(16))
+    return reading.book
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Keeps what a hand-over brings, and tells nobody."""
+
+    book: OrderBook
+
+    def take(self, offer: Offer, envelope: Signed) -> bool:
+        return self.book.post(offer, envelope, int(time.time())) is Verdict.ACCEPT
+
+    def told(self, pipeline: str) -> None:
+        """Nobody waits."""
 
 
 T = TypeVar("T")

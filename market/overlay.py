@@ -72,6 +72,7 @@ class Overlay:
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Started means: listening, and connected to a bootstrap where there is one."""
         async with trio.open_nursery() as nursery:
+            await nursery.start(self._note_first)
             await nursery.start(self.host.run)
             await nursery.start(self.gossip.run)
             await nursery.start(self.discovery.run)
@@ -170,6 +171,14 @@ class Overlay:
             if self._w.wanted and self.host.connected():
                 await self.look_once()
             await trio.sleep(LOOK_FIRST_S if looks < LOOKS_AT_FIRST else LOOK_LATER_S)
+
+    async def _note_first(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with self.host.subscribe_peers() as changes:
+            task_status.started()
+            async for change in changes:
+                if change.connected:
+                    log.info("first connection", peer=peer_text(change.peer))
+                    return
 
     async def _first_connection(self) -> None:
         """Wait for somebody, where somebody is promised: a named bootstrap, or whoever holds the meeting point."""

@@ -13,7 +13,8 @@ CONTROL = "/pasar/control/1"  # hello, RFQ, Quote, release: gateway and orchestr
 BID = "/pasar/bid/1"  # client and gateway
 JOB = "/pasar/job/1"  # one attempt at one job: gateway and orchestrator
 LOAD = "/pasar/load/1"  # queue and warm models, on change
-BOOK = "/pasar/book/1"  # a neighbour's book, handed over
+BOOK = "/pasar/book/2"  # a neighbour's book: pages, and sums to find what differs
+BOOK_1 = "/pasar/book/1"  # its forerunner: pages alone
 
 OFFER_FRAME = 4 * 1024  # a gossiped message, envelope included
 CONTROL_FRAME = 256 * 1024
@@ -25,6 +26,7 @@ STREAMS: dict[str, int] = {
     JOB: JOB_FRAME,
     LOAD: CONTROL_FRAME,
     BOOK: CONTROL_FRAME,
+    BOOK_1: CONTROL_FRAME,
 }
 
 JOB_BUYER = ("award", "tickets", "cancellation", "resume", "closure")  # market/jobwire.py
@@ -43,7 +45,8 @@ MESSAGES: dict[str, tuple[str, ...]] = {
     ),
     JOB: ("hello", *dict.fromkeys((*JOB_BUYER, *JOB_SELLER)), *CHUNKS),
     LOAD: ("hello", "load-ask", "load", "loads-heard"),  # market/loads.py, market/offer.py
-    BOOK: ("hello", "book-ask", "book-page"),  # market/bookfeed.py
+    BOOK: ("hello", "book-ask", "book-page", "book-sums-ask", "book-sums", "book-want"),  # market/bookwire.py
+    BOOK_1: ("hello", "book-ask", "book-page"),
 }
 GOSSIP = ("signed",)  # an offer in its envelope
 

@@ -28,7 +28,7 @@ from market.hello import Greeter
 from market.instance import Instance, MeetingPoint, meet
 from market.overlay import Overlay, Wiring, open_book
 from p2p.addresses import parse_target
-from p2p.errors import Misconfigured, PasarError, Unavailable
+from p2p.errors import Misconfigured, Unavailable
 from p2p.identity import Identity, load_or_create
 from p2p.peer import address_text, parse_address, peer_text
 
@@ -40,7 +40,7 @@ log = structlog.get_logger("node")
 
 PIPELINES = ("text-to-image",)
 GAS_MONEY = ETH // 100
-NEIGHBOURS_ASKED = 4
+BOOK_S = 5.0  # that a neighbour's book may take before we are ready without it
 
 # Whom each role is found as, and whom it wants to be connected with.
 KINDS: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -133,12 +133,9 @@ async def say_ready(base: Base, face: Face | None = None) -> None:
     """Records put, a neighbour's book taken; then the one line on stdout."""
     await base.overlay.put_records()
     await base.overlay.look_once()
-    for neighbour in tuple(base.overlay.host.connected())[:NEIGHBOURS_ASKED]:
-        try:
-            await base.feed.take_over(neighbour)
-            break
-        except PasarError as exc:
-            log.info("a neighbour's book was not to be had", peer=peer_text(neighbour), reason=str(exc))
+    if base.overlay.host.connected():
+        with trio.move_on_after(BOOK_S):
+            await base.feed.caught_up.wait()
     ready = {
         "role": base.role,
         "peer_id": peer_text(base.identity.peer),

@@ -12,10 +12,13 @@ import trio
 import trio.lowlevel
 
 from market import bookfeed
-from market.bookfeed import MAX_HANDED_OVER, PAGE, PAGES_BURST, BookAsk, BookFeed, BookPage
+from market.bookfeed import BookFeed
+from market.bookserver import PAGES_BURST
+from market.bookwire import PAGE, BookAsk, BookPage
 from market.controls import MAX_STRAYS, ControlLines
+from market.handover import MAX_HANDED_OVER
 from market.hello import HELLO_TIMEOUT_S, Greeter, Hello
-from market.protocol import BOOK, CONTROL
+from market.protocol import BOOK_1, CONTROL
 from market.quote import (
     RFQ,
 )
@@ -92,7 +95,7 @@ def neighbour(serve: Any) -> tuple[Any, Any, BookFeed]:
         while isinstance(ask := await stream.receive(), BookAsk):
             await serve(stream, ask)
 
-    there.serve(BOOK, accept)
+    there.serve(BOOK_1, accept)
     return here, there, feed
 
 
@@ -159,7 +162,7 @@ async def test_a_book_is_handed_over_at_a_bounded_rate(tmp_path: Path) -> None:
             seller = await market.orchestrator(2, 2_000_000)
             bad = await HostileGateway.join(market, 9, nursery)
             pages = 0
-            async with stream_to(market, bad.seat, seller.key.peer, BOOK) as stream:
+            async with stream_to(market, bad.seat, seller.key.peer, BOOK_1) as stream:
                 try:
                     while True:
                         await stream.send(BookAsk(PIPELINE, None, 32))
