@@ -91,13 +91,14 @@ async def one(market: Stage, number: int, say: Say) -> dict[str, float]:
     ready = await market.node("gateway", name, "--log-json")
     peer = parse_target(ready["addrs"][0]).peer
     await market.overlay.host.connect(parse_target(ready["addrs"][0]))
+    marks: dict[str, float] = {}
     with trio.move_on_after(READY_S):
-        while await _offered(market, peer) < SHARE * OFFERS:  # noqa: ASYNC110
+        while len(marks := dict(_marks(market.log_of(name)))) < 3:  # noqa: ASYNC110
             await trio.sleep(0.1)
-    marks = dict(_marks(market.log_of(name)))
+    usable = await _offered(market, peer)
     market.stop(name)
-    if set(marks) != {"connected", "first", "most"}:
-        raise NotRun(f"{name} had {sorted(marks)} alone")
+    if len(marks) < 3 or usable < SHARE * OFFERS:
+        raise NotRun(f"{name} had {sorted(marks)} alone, and tells a client of {usable} offers")
     found = {
         "connected_s": round(marks["connected"] - began, 3),
         "first_offer_s": round(marks["first"] - marks["connected"], 3),
