@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,6 +27,8 @@ from market.handover import hand_over
 from market.hello import Greeter
 from market.instance import claim
 from market.lightclient import find_gateways, greeter_of, join
+from market.loadfeed import ask_loads
+from market.loads import HeardLoad, LoadsHeard
 from market.offer import ModelOffer, Offer
 from market.overlay import Overlay
 from p2p.envelope import Signed
@@ -43,16 +46,34 @@ GUIDED = 2
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model of one offer, as ``offers`` lists it. Wei; ``picture_wei`` is for a typical picture."""
+    """One model of one offer, as ``offers`` lists it. Wei; ``picture_wei`` is for a typical picture.
+
+    ``heard``: what the gateway we asked has heard of the seller's load, where it follows that seller.
+    """
 
     seller: PeerId
     offer: Offer
     entry: ModelOffer
     expires_in_s: int
+    heard: HeardLoad | None = None
 
     @property
     def picture_wei(self) -> int:
         return price_for(self.entry.native_side**2 * TYPICAL_STEPS * GUIDED, self.offer.price)
+
+    @property
+    def is_warm(self) -> bool:
+        """Loaded now, as far as is known: the Load is newer than the offer."""
+        return self.entry.warm if self.heard is None else self.entry.model in self.heard.load.warm
+
+    @property
+    def now(self) -> str:
+        """How busy the seller is, in a word."""
+        if self.heard is None:
+            return "-"
+        load = self.heard.load
+        waits = f", {load.queue_ms / 1000:.0f} s" if load.queue_ms else ""
+        return f"{load.free} free" if load.free else f"busy{waits}"
 
     def as_dict(self) -> dict[str, object]:
         """What a program gets."""
@@ -68,7 +89,8 @@ class Row:
             "price_wei": offer.price,
             "picture_wei": self.picture_wei,
             "slots": offer.slots,
-            "warm": entry.warm,
+            "warm": self.is_warm,
+            "load": self._load(),
             "units_per_second": entry.speed,
             "verification": [kind.value for kind in offer.verification],
             "quality": entry.quality.value,
@@ -77,6 +99,12 @@ class Row:
             "broker": address_text(offer.settlement.broker),
             "expires_in_s": self.expires_in_s,
         }
+
+    def _load(self) -> dict[str, int] | None:
+        if self.heard is None:
+            return None
+        load = self.heard.load
+        return {"free": load.free, "queue": load.queue, "queue_ms": load.queue_ms, "age_ms": self.heard.age_ms}
 
     def cells(self) -> tuple[str, ...]:
         """What a person gets; the order of ``HEADINGS``."""
@@ -89,7 +117,8 @@ class Row:
             wei_text(self.picture_wei),
             str(offer.slots),
             f"…{peer_text(self.seller)[-8:]}",
-            "warm" if entry.warm else "cold",
+            "warm" if self.is_warm else "cold",
+            self.now,
             strongest,
             f"{self.expires_in_s // 60} min",
         )
@@ -103,15 +132,23 @@ HEADINGS = (
     "slots",
     "seller",
     "is",
+    "now",
     "proves",
     "expires",
 )
 
 
-def rows_of(book: OrderBook, now: int) -> list[Row]:
+def rows_of(book: OrderBook, now: int, loads: Iterable[HeardLoad] = ()) -> list[Row]:
     """Every model of every live offer, the cheapest first; ties by seller."""
+    heard = {(one.seller, one.load.pipeline): one for one in loads}
     rows = [
-        Row(posting.offer.seller, posting.offer, entry, max(0, posting.offer.expires_at - now))
+        Row(
+            posting.offer.seller,
+            posting.offer,
+            entry,
+            max(0, posting.offer.expires_at - now),
+            heard.get((posting.offer.seller, posting.offer.pipeline)),
+        )
         for posting in book.postings()
         if posting.live
         for entry in posting.offer.models
@@ -173,7 +210,10 @@ async def offers_on(config: Config, pipelines: tuple[str, ...]) -> list[Row] | N
     """Every model of every live offer; None when nobody is there to ask."""
 
     async def ask(overlay: Overlay, greeter: Greeter, peer: PeerId) -> list[Row]:
-        return rows_of(await read_book(overlay.host, greeter, peer, pipelines), int(time.time()))
+        book, heard = await read_book(overlay.host, greeter, peer, pipelines), LoadsHeard(())
+        with suppress(Unavailable, Refused):  # a bootstrap follows nobody
+            heard = await ask_loads(overlay.host, greeter, peer, pipelines)
+        return rows_of(book, int(time.time()), heard.loads)
 
     return await look(config, ask, neighbours=True)
 

@@ -25,6 +25,8 @@ from market.quote import Release
 from market.reputation import Reputation
 from p2p.codec import encode
 from p2p.errors import PasarError
+from p2p.host import Host
+from p2p.identity import Identity
 from p2p.memory import MemoryNetwork, MemoryNode, running
 from p2p.peer import PeerId
 from p2p.stream import MessageStream
@@ -354,3 +356,45 @@ async def test_a_silent_seller_is_stale_and_asked_again_ever_later(autojump_cloc
     assert gaps == sorted(gaps)
     assert gaps[0] >= STALE_MS / 1000
     assert ends.feed.loads(shape()) == {}
+
+
+# -- over real connections -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.live
+async def test_loads_run_over_real_hosts_and_stop_with_the_seller() -> None:
+    ours, theirs = Identity(b"\x01" * 32), Identity(b"\x02" * 32)
+    here, there = (Host(who, ("/ip4/127.0.0.1/tcp/0",)) for who in (ours, theirs))
+    greeter = Greeter(NETWORK, "gateway", lambda: SETTLEMENT, lambda: float(NOW))
+    book, load, reputation = BookFeed(here, NoGossip(), greeter, (PIPELINE,), lambda: float(NOW)), [PLAIN], Reputation()
+
+    async def reach(_: PeerId) -> None:
+        await here.connect(PeerAddrs(there.peer, tuple(addr.partition("/p2p/")[0] for addr in there.addrs())))
+
+    feed = LoadFeed(here, greeter, reach, book, reputation, SETTLEMENT, _Middle(), b"salt")
+    desk = LoadDesk(there, greeter, look=lambda _: load[0], favours=lambda _: False)
+    with trio.fail_after(40):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(here.run)
+            async with trio.open_nursery() as seller:
+                await seller.start(there.run)
+                await seller.start(desk.run)
+                assert book.take(*signed_offer(theirs))  # type: ignore[arg-type]
+                await nursery.start(feed.run)
+                await until(lambda: feed.loads(shape()).get(there.peer, PLAIN).free == 1 and feed.loads(shape()))
+                for free in (0, 5, 2):
+                    load[0] = replace(PLAIN, free=free)
+                    await until(lambda wanted=free: feed.loads(shape())[there.peer].free == wanted)
+                assert desk.followers() == {here.peer}
+                seller.cancel_scope.cancel()
+            await until(lambda: not feed.loads(shape()))
+            assert reputation.of(there.peer, 0).faults == 0
+            nursery.cancel_scope.cancel()
+
+
+class NoGossip:
+    """Nobody is told of any offer."""
+
+    async def join(self, topic: str, judge: object) -> None: ...
+    async def publish(self, topic: str, data: bytes) -> None: ...
+    def subscribe(self, topic: str) -> Any: ...

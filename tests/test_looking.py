@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import market.commands
 from benchmarks.noop_worker import MODEL
 from market.console import run_app, show_table
 from market.hello import Greeter
+from market.loadfeed import ask_loads
 from market.looking import HEADINGS, read_book, rows_of
 from p2p.errors import Refused, Unavailable
 from tests.support.market_values import PIPELINE
@@ -40,7 +42,34 @@ async def test_a_gateways_book_is_listed_cheapest_first(tmp_path: Path) -> None:
             assert told["picture_wei"] == side * side * 40 * 100 * 10**9 // 10**6  # type: ignore[operator]
             assert 0 < told["expires_in_s"] <= 900  # type: ignore[operator]
             assert all(len(row.cells()) == len(HEADINGS) for row in rows)
+            assert (rows[0].now, told["load"]) == ("-", None)
             json.dumps(told)
+
+
+async def test_what_the_gateway_heard_of_a_sellers_load_stands_beside_its_offer(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with marketplace(tmp_path) as market:
+            gateway = await market.gateway(1)
+            seller = await market.orchestrator(2, price=10**9)
+            _, seat = await market.client(4)
+            await market.reach(seat)(gateway.key.peer)  # type: ignore[misc]
+            loads = gateway.role.loads.board  # type: ignore[union-attr]
+            while loads.of(seller.key.peer, PIPELINE, 0) is None:
+                await gateway.role._m.feed.changed()  # type: ignore[union-attr]
+            greeter = market.greeter("client")
+            book = await read_book(seat, greeter, gateway.key.peer, (PIPELINE,))
+            heard = (await ask_loads(seat, greeter, gateway.key.peer, (PIPELINE,))).loads
+            (row,) = rows_of(book, 0, heard)
+            assert row.now == "1 free"
+            load = row.as_dict()["load"]
+            assert isinstance(load, dict)
+            assert (load["free"], load["queue"], load["queue_ms"]) == (1, 0, 0)
+            full = replace(heard[0], load=replace(heard[0].load, free=0, queue=1, queue_ms=4200, warm=()))
+            (row,) = rows_of(book, 0, [full])
+            assert row.now == "busy, 4 s"
+            assert not row.is_warm
+            with pytest.raises(Unavailable):
+                await ask_loads(seat, greeter, seller.key.peer, (PIPELINE,))  # it says its own and no hearsay
 
 
 async def test_a_gateway_of_another_network_shows_nothing(tmp_path: Path) -> None:
