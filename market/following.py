@@ -9,7 +9,7 @@ that only this gateway can compute, so that nobody can make a key that is drawn.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from hashlib import blake2b
 from heapq import merge
@@ -42,9 +42,17 @@ class Prospect:
 
 
 def ranked(
-    book: OrderBook, pipeline: str, settlement: Settlement, model: bytes, views: Mapping[PeerId, View]
+    book: OrderBook,
+    pipeline: str,
+    settlement: Settlement,
+    model: bytes,
+    views: Mapping[PeerId, View],
+    without: Container[PeerId] = (),
 ) -> list[Prospect]:
-    """Sellers of one model, the best for a typical job first. ``views``: those this gateway met, of any model."""
+    """Sellers of one model, the best for a typical job first; nobody of ``without``.
+
+    ``views``: those this gateway met, of any model.
+    """
     shelves = {profile: shelf for profile, shelf in book.shelves(pipeline, settlement, model).items() if shelf}
     if not shelves:
         return []
@@ -52,11 +60,12 @@ def ranked(
     cheapest = price_for(shape.units, min(shelf[0][0] for shelf in shelves.values()))
     time_wei = time_price(default_limit(cheapest), TYPICAL_DEADLINE_MS)
     strangers = merge(*(_shelf(shape.units, profile, shelf, time_wei, views) for profile, shelf in shelves.items()))
-    scored = [*islice(strangers, LOOKED_AT), *_met(book, shape, settlement, time_wei, views)]
+    free = ((worth, seller) for worth, seller in strangers if seller not in without)
+    scored = [*islice(free, LOOKED_AT), *_met(book, shape, settlement, time_wei, views)]
     found = []
     for _, seller in sorted(scored)[:LOOKED_AT]:
         posting = book.posting(seller, pipeline)
-        if posting is not None:
+        if posting is not None and seller not in without:
             found.append(Prospect(seller, views.get(seller, UNKNOWN).newcomer, _places(posting)))
     return found
 

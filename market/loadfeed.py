@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 CHOOSE_S, CHOOSE_AT_LEAST_S = 1.0, 10.0  # how often whom to follow is thought over
 BACK_OFF_S, MAX_BACK_OFF_S = 1.0, 60.0
+TRIES, ASIDE_MS, MAX_ASIDE = 3, 600_000, 4096  # in vain, and the place is another seller's for so long
 STEADY_S = 30.0  # a stream that lasted so long begins with the shortest back-off again
 OPENING, OPEN_S = 8, 10.0  # streams that are being opened at once, and how long each may take
 MET = 1024  # sellers with a record that are looked at
@@ -55,7 +56,7 @@ class _Followed:
     pipelines: tuple[str, ...]
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     connected: trio.Event = field(default_factory=trio.Event)
-    heard: bool = False
+    loads: int = 0  # that were heard
 
 
 class LoadFeed:
@@ -77,6 +78,7 @@ class LoadFeed:
         self.board = LoadBoard()
         self._followed: dict[PeerId, _Followed] = {}
         self._wanted: dict[str, OrderedDict[bytes, None]] = {}
+        self._aside: dict[PeerId, int] = {}
         self._offers_changed = trio.Event()
         self._opening = trio.Semaphore(OPENING)
         self._asks = RateLimit(ASKS_PER_SECOND, ASKS_BURST)
@@ -105,6 +107,9 @@ class LoadFeed:
                 known = self._followed.get(change.peer)
                 if change.connected and known is not None:
                     known.connected.set()
+                elif change.connected and change.peer in self._aside:
+                    del self._aside[change.peer]
+                    self._offers_changed.set()
 
     # -- whom to follow ----------------------------------------------------------------------------------------------
 
@@ -123,12 +128,13 @@ class LoadFeed:
 
     def _choose(self, nursery: trio.Nursery) -> None:
         now = now_ms()
+        self._aside = {seller: until for seller, until in self._aside.items() if until > now}
         views = {seller: self._reputation.view(seller, now) for seller in self._reputation.recent(MET)}
         chosen: dict[PeerId, list[str]] = {}
         for pipeline in self._feed.pipelines:
             book, wanted = self._feed.book, reversed(self._wanted.get(pipeline, OrderedDict()))
             on_offer = models(book, pipeline, self._settlement, wanted)
-            rankings = [ranked(book, pipeline, self._settlement, model, views) for model in on_offer]
+            rankings = [ranked(book, pipeline, self._settlement, model, views, self._aside) for model in on_offer]
             for seller in choose(rankings, self._followed.keys(), self._salt):
                 chosen.setdefault(seller, []).append(pipeline)
         before = len(self._followed)
@@ -150,13 +156,17 @@ class LoadFeed:
 
     async def _keep(self, seller: PeerId, followed: _Followed) -> None:
         """Keep a stream with this seller until it is followed no more."""
-        back_off = BACK_OFF_S
+        back_off, in_vain = BACK_OFF_S, 0
         with followed.scope:
             while True:
-                began = trio.current_time()
+                began, before = trio.current_time(), followed.loads
                 reason = await self._until_lost(seller, followed)
+                in_vain = in_vain + 1 if followed.loads == before else 0
                 if self._reputation.view(seller, now_ms()).banned:
                     back_off = MAX_BACK_OFF_S  # the next choice leaves it out
+                    self._offers_changed.set()
+                elif in_vain >= TRIES and len(self._aside) < MAX_ASIDE:
+                    self._aside[seller] = now_ms() + ASIDE_MS
                     self._offers_changed.set()
                 elif trio.current_time() - began >= STEADY_S:
                     back_off = BACK_OFF_S
@@ -209,8 +219,8 @@ class LoadFeed:
         before = self.board.of(seller, load.pipeline, now_ms())
         if not self.board.heard(seller, load, now_ms()):
             raise PeerFault("a Load whose number is not above the last one")
-        if not followed.heard:
-            followed.heard = True
+        followed.loads += 1
+        if followed.loads == 1:
             log.info("load heard", seller=peer_text(seller), free=load.free, queue=load.queue, warm=len(load.warm))
         if load.free:
             self._reputation.load_arrived(seller)

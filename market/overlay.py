@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 LOOK_FIRST_S = 2.0
 LOOK_LATER_S = 30.0
 LOOKS_AT_FIRST = 15
+LOOK_AGAIN_S = 2.0  # for one peer or another that is missed
 LOCAL_LOOK_S = 1.0
 CONNECT_PATIENCE_S = 30.0
 MAX_FOUND = 4096
@@ -68,6 +69,7 @@ class Overlay:
         self.presence = Presence(self.discovery, wiring.network, wall_time)
         self._known: OrderedDict[PeerId, PeerAddrs] = OrderedDict((t.peer, t) for t in wiring.targets)
         self.found: set[PeerId] = set()
+        self._looking, self._looked_at = trio.Lock(), -LOOK_AGAIN_S
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Started means: listening, and connected to a bootstrap where there is one."""
@@ -99,7 +101,7 @@ class Overlay:
             return
         known = self._known.get(peer) or next((t for t in self.book.best(256) if t.peer == peer), None)
         if known is None:
-            await self.look_once()
+            await self._look_together()
             known = self._known.get(peer)
         if known is None:
             raise Unavailable(f"no address of {peer_text(peer)} is known")
@@ -135,6 +137,13 @@ class Overlay:
                 if target.peer not in self.host.connected():
                     nursery.start_soon(self._try, target)
         return tuple(found)
+
+    async def _look_together(self) -> None:
+        """Look once for all who miss somebody at the same time: a look finds whoever can be found."""
+        async with self._looking:
+            if trio.current_time() - self._looked_at >= LOOK_AGAIN_S:
+                await self.look_once()
+                self._looked_at = trio.current_time()
 
     def remember(self, targets: Iterable[PeerAddrs], kind: str) -> None:
         """Keep addresses that the DHT or a handshake named."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,14 +18,14 @@ from market.bookfeed import BookFeed
 from market.client import Delivered
 from market.hello import Greeter
 from market.loaddesk import LoadDesk
-from market.loadfeed import BURST, LoadFeed, ask_loads
+from market.loadfeed import ASKS_BURST, BURST, LoadFeed, ask_loads
 from market.loads import BEAT_MS, GAP_MS, STALE_MS, LoadAsk
 from market.offer import Load, Offer
 from market.protocol import LOAD
 from market.quote import Release
 from market.reputation import Reputation
 from p2p.codec import encode
-from p2p.errors import PasarError
+from p2p.errors import PasarError, Unavailable
 from p2p.host import Host
 from p2p.identity import Identity
 from p2p.memory import MemoryNetwork, MemoryNode, running
@@ -356,6 +357,84 @@ async def test_a_silent_seller_is_stale_and_asked_again_ever_later(autojump_cloc
     assert gaps == sorted(gaps)
     assert gaps[0] >= STALE_MS / 1000
     assert ends.feed.loads(shape()) == {}
+
+
+async def test_a_newer_load_with_a_place_clears_a_refusal_and_wakes_who_waits(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ends, woken = Ends(), []
+    async with running(ends.here, ends.there), trio.open_nursery() as nursery:
+        await nursery.start(ends.desk.run)
+        ends.load = replace(PLAIN, free=0, queue=1, queue_ms=60_000)
+        ends.offered()
+        await nursery.start(ends.feed.run)
+        await trio.sleep(3)
+        ends.reputation.refused(ends.key.peer, int(trio.current_time() * 1000))
+
+        async def wait() -> None:
+            await ends.book.changed()
+            woken.append(trio.current_time())
+
+        nursery.start_soon(wait)
+        await trio.sleep(0.9)
+        now = int(trio.current_time() * 1000)
+        assert ends.reputation.view(ends.key.peer, now).refused_lately, "it says itself that it is full"
+        assert woken == []
+        assert 55_000 < ends.feed.loads(shape())[ends.key.peer].queue_ms < 61_000
+        ends.load, freed = PLAIN, trio.current_time()
+        await trio.sleep(0.5)
+        assert not ends.reputation.view(ends.key.peer, now).refused_lately
+        assert woken[0] - freed <= 0.3
+        nursery.cancel_scope.cancel()
+
+
+async def test_sellers_that_cannot_be_reached_make_way_for_others(autojump_clock: trio.testing.MockClock) -> None:
+    ends = Ends()
+    absent = [Key(number) for number in range(50, 55)]
+    for key in absent:
+        ends.offered(key)
+
+    async def reach(peer: PeerId) -> None:
+        if peer not in ends.net.nodes:
+            raise Unavailable("no address")
+        await Ends.reach(ends, peer)
+
+    ends.feed._reach = reach
+    async with running(ends.here, ends.there), trio.open_nursery() as nursery:
+        await nursery.start(ends.desk.run)
+        ends.offered()
+        await nursery.start(ends.feed.run)
+        await trio.sleep(0.1)
+        assert len(ends.feed.followed()) == 6
+        await trio.sleep(30)
+        assert ends.feed.followed() == {ends.key.peer}
+        late = ends.net.node(absent[0])
+        await nursery.start(late.run)
+        desk = LoadDesk(late, ends.greeter, look=lambda _: PLAIN, favours=lambda _: False)
+        await nursery.start(desk.run)
+        await late.connect(PeerAddrs(ends.here.peer, (ends.here._addr,)))
+        await trio.sleep(3)
+        assert set(ends.feed.loads(shape())) == {ends.key.peer, absent[0].peer}, "it dialled us, as private ones do"
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_gateway_heard_is_told_at_a_bounded_rate(autojump_clock: trio.testing.MockClock) -> None:
+    ends, told = Ends(), 0
+    asking = ends.net.node(Key(9))
+    async with running(ends.here, asking), trio.open_nursery() as nursery:
+        await nursery.start(ends.feed.run)
+        await asking.connect(PeerAddrs(ends.here.peer, (ends.here._addr,)))
+        with suppress(Unavailable):
+            while told < 100:
+                assert (await ask_loads(asking, ends.greeter, ends.here.peer, (PIPELINE,))).loads == ()
+                told += 1
+        assert told == ASKS_BURST
+        stream = MessageStream(await asking.open(ends.here.peer, LOAD))
+        await ends.greeter.greet(stream)
+        await stream.send(PLAIN)
+        assert await hung_up(stream)
+        assert [type(fault).__name__ for fault in ends.here.failures] == ["PeerFault"]
+        nursery.cancel_scope.cancel()
 
 
 # -- over real connections -------------------------------------------------------------------------------------------

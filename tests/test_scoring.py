@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +33,15 @@ def test_a_score_never_beats_the_price_and_grows_with_each_part(price: int, time
     assert score(price, time, finish + 1000, share) >= base
     assert share == 0 or score(price, time, finish, share - 1) >= base
     assert score(price, 0, finish, 10**6) == price
+
+
+def test_whoever_says_it_is_full_is_asked_last() -> None:
+    chance = random.Random(3)
+    full = [replace(candidate(number, number), full=True) for number in range(1, 5)]
+    free = [candidate(number, 1000 + number) for number in range(10, 12)]
+    for prefer in Prefer:
+        assert set(draw([*full, *free], prefer, chance)) == set(free)
+        assert len(draw(full, prefer, chance)) == 3
 
 
 def test_an_auction_in_numbers() -> None:
