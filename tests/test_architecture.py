@@ -29,11 +29,11 @@ SHELL = {  # whatever touches the world, or another shell
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows sending "
     "transaction_rows transactor txstore wallet",
-    "market": "aftermath auctioneer basket bidding bidserver bookfeed bookserver client commands config console controls "
-    "conversation counter demo demo_client demo_show demo_stage gateway handover hello http instance jobrun "
-    "jobstore keeping lightclient loaddesk loadfeed localdoor looking offering orchestrator outcome overlay "
-    "parcels progress purchase quotedesk readystreams rolekit roles sale sessionstore wallet_commands "
-    "walletdoor",
+    "market": "aftermath auctioneer basket bidding bidserver bookfeed bookserver client commands config console "
+    "controls conversation counter demo demo_client demo_show demo_stage gateway handover hello http "
+    "instance jobrun jobstore keeping lightclient loaddesk loadfeed localdoor looking offering "
+    "orchestrator outcome overlay parcels progress purchase quotedesk readystreams rolekit roles sale "
+    "sessionstore wallet_commands walletdoor",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess
