@@ -13,12 +13,14 @@ import sys
 from collections.abc import Callable
 
 from benchmarks.report import Load, NotRun, Report, Say, finish
+from market.console import configure_logs
 from p2p.errors import PasarError
 
 # name: (module, function, one line). Imported only when they run, so that the list needs nothing.
 BENCHMARKS = {
     "auction": ("benchmarks.auction", "run", "bid to award with 1, 3 and 10 orchestrators, against a bare RPC"),
     "join": ("benchmarks.join", "run", "a gateway's cold start: to its first offer, and to a book of 3 000"),
+    "loads": ("benchmarks.loads", "run", "how old a gateway's view of 64 sellers is, and what it costs"),
     "model": ("benchmarks.model", "run", "what the bundled model draws, judged from pixels"),
     "overhead": ("benchmarks.overhead", "run", "a job of one second through the market, against the worker alone"),
     "prefilter": ("benchmarks.prefilter", "measure", "judging a full book of offers, against a hundredth of it"),
@@ -40,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     if given.name is None:
         print(listed)
         return 0
+    configure_logs(as_json=False, level="warning")  # else every node in this process logs where the words go
     say = Say(sys.stderr if given.json else sys.stdout)
     module, function, line = BENCHMARKS[given.name]
     say(f"{given.name}: {line}")

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -41,9 +41,17 @@ MOST_MODELS = 5  # of one offer
 def offers(many: int, network: str, settlement: Settlement, seed: int) -> Iterator[Signed]:
     """So many signed offers by as many sellers, the same for the same seed but for their time."""
     chance = Random(seed)
-    names = [(chance.randbytes(32), f"model {number}") for number in range(MODELS)]
-    for _ in range(many):
-        who = Identity(chance.randbytes(32))
+    sellers = (Identity(chance.randbytes(32)) for _ in range(many))
+    return (envelope for _, envelope in offers_by(sellers, network, settlement, seed))
+
+
+def offers_by(
+    sellers: Iterable[Identity], network: str, settlement: Settlement, seed: int, models_in_all: int = MODELS
+) -> Iterator[tuple[Offer, Signed]]:
+    """An offer of each of these, and its envelope."""
+    chance = Random(seed)
+    names = [(chance.randbytes(32), f"model {number}") for number in range(models_in_all)]
+    for who in sellers:
         models = tuple(
             ModelOffer(
                 name=name,
@@ -59,23 +67,21 @@ def offers(many: int, network: str, settlement: Settlement, seed: int) -> Iterat
             )
             for model, name in chance.sample(names, chance.randint(1, MOST_MODELS))
         )
-        yield sign(
-            Offer(
-                network=network,
-                settlement=settlement,
-                seller=who.peer,
-                serial=1,
-                pipeline=PIPELINES[0],
-                models=models,
-                price=chance.randrange(50, 500) * GWEI,
-                slots=1,
-                verification=(Verification.NONE, Verification.RECEIPT, Verification.TRACE),
-                payout=who.address,
-                refresh_s=3600,
-                issued_at=int(time.time()),
-            ),
-            who,
+        made = Offer(
+            network=network,
+            settlement=settlement,
+            seller=who.peer,
+            serial=1,
+            pipeline=PIPELINES[0],
+            models=models,
+            price=chance.randrange(50, 500) * GWEI,
+            slots=1,
+            verification=(Verification.NONE, Verification.RECEIPT, Verification.TRACE),
+            payout=who.address,
+            refresh_s=3600,
+            issued_at=int(time.time()),
         )
+        yield made, sign(made, who)
 
 
 async def serve(given: argparse.Namespace, folder: Path) -> None:

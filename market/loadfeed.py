@@ -79,6 +79,7 @@ class LoadFeed:
         self._followed: dict[PeerId, _Followed] = {}
         self._wanted: dict[str, OrderedDict[bytes, None]] = {}
         self._aside: dict[PeerId, int] = {}
+        self._told = (0, 0)
         self._offers_changed = trio.Event()
         self._opening = trio.Semaphore(OPENING)
         self._asks = RateLimit(ASKS_PER_SECOND, ASKS_BURST)
@@ -137,7 +138,6 @@ class LoadFeed:
             rankings = [ranked(book, pipeline, self._settlement, model, views, self._aside) for model in on_offer]
             for seller in choose(rankings, self._followed.keys(), self._salt):
                 chosen.setdefault(seller, []).append(pipeline)
-        before = len(self._followed)
         for seller, known in tuple(self._followed.items()):
             if tuple(chosen.get(seller, ())) != known.pipelines:
                 self._leave(seller)
@@ -145,8 +145,10 @@ class LoadFeed:
             if seller not in self._followed and seller != self._network.peer:
                 followed = self._followed[seller] = _Followed(tuple(pipelines))
                 nursery.start_soon(self._keep, seller, followed)
-        if len(self._followed) != before:
-            log.info("following loads", sellers=len(self._followed))
+        told = len(self._followed), sum(1 for known in self._followed.values() if known.loads)
+        if told != self._told:
+            self._told = told
+            log.info("following loads", sellers=told[0], heard=told[1])
 
     def _leave(self, seller: PeerId) -> None:
         self._followed.pop(seller).scope.cancel()
@@ -220,8 +222,9 @@ class LoadFeed:
         if not self.board.heard(seller, load, now_ms()):
             raise PeerFault("a Load whose number is not above the last one")
         followed.loads += 1
+        log.debug("load heard", seller=peer_text(seller), free=load.free, queue=load.queue, warm=len(load.warm))
         if followed.loads == 1:
-            log.info("load heard", seller=peer_text(seller), free=load.free, queue=load.queue, warm=len(load.warm))
+            self._offers_changed.set()  # it is worth a line that one more is heard
         if load.free:
             self._reputation.load_arrived(seller)
             if before is None or not before.free:
