@@ -42,7 +42,6 @@ def main(argv: list[str] | None = None) -> int:
     if given.name is None:
         print(listed)
         return 0
-    configure_logs(as_json=False, level="warning")  # else every node in this process logs where the words go
     say = Say(sys.stderr if given.json else sys.stdout)
     module, function, line = BENCHMARKS[given.name]
     say(f"{given.name}: {line}")
@@ -67,4 +66,5 @@ def _reason(exc: BaseException) -> str:
 
 
 if __name__ == "__main__":
+    configure_logs(as_json=False, level="warning")  # else a node in this process logs where the words go
     sys.exit(main())
