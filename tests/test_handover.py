@@ -150,6 +150,27 @@ async def test_what_gossip_lost_is_repaired(autojump_clock: trio.testing.MockClo
         nursery.cancel_scope.cancel()
 
 
+async def test_with_most_gossip_lost_every_book_is_whole_in_minutes(autojump_clock: trio.testing.MockClock) -> None:
+    net = MemoryNetwork(seed=5, loss=0.8)
+    nodes = [net.node(stranger(number)) for number in range(1, 7)]
+    feeds = [BookFeed(node, node, GREETER, (PIPELINE,), lambda: float(NOW)) for node in nodes]
+    async with running(*nodes), trio.open_nursery() as nursery:
+        for number, node in enumerate(nodes):
+            await nursery.start(feeds[number].run)
+            for other in nodes[:number]:
+                await node.connect(PeerAddrs(other.peer, (other._addr,)))
+        for number, seller in enumerate(SORTED[:60]):
+            by = number % len(nodes)
+            feeds[by].post(encode(OFFERS[seller][1]), PIPELINE)
+            await nodes[by].publish(offers_topic(NETWORK, PIPELINE), encode(OFFERS[seller][1]))
+            await trio.sleep(0.5)
+        assert min(len(sellers(feed)) for feed in feeds) < 60
+        await trio.sleep(3 * RECONCILE_S)
+        assert [sellers(feed) for feed in feeds] == [SORTED[:60]] * len(nodes)
+        assert [node.failures for node in nodes] == [[]] * len(nodes)
+        nursery.cancel_scope.cancel()
+
+
 async def test_the_next_neighbour_is_asked_when_the_first_hangs(autojump_clock: trio.testing.MockClock) -> None:
     world = World()
     stuck = world.net.node(stranger(0))  # first by its id
