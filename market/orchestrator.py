@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from compute.capability import Capability
 from compute.spec import JobShape
 from compute.work import Machine
 from ledger.cover import CoverSource
@@ -153,7 +154,7 @@ class Orchestrator:
             return None
         in_work = [sale for sale in self._sales.values() if sale.in_work]
         free = max(0, self._s.terms.slots - len(in_work) - self.desk.held())
-        wait = min((sale.left_ms(capability) for sale in in_work), default=0)
+        wait = min((_left_ms(sale, capability) for sale in in_work), default=0)
         warm = sorted(model.model for model in capability.models if model.warm and model.pipeline == pipeline)
         return Load(
             pipeline=pipeline,
@@ -272,3 +273,11 @@ class Orchestrator:
         sale = await self._begin((kept.peer, kept.job_id, kept.attempt), session, kept.counted)
         sale.talk.post(events.Restarted())
         log.info("sale restored", job=kept.job_id.hex()[:16], attempt=kept.attempt, state=session.state.value)
+
+
+def _left_ms(sale: Sale, capability: Capability) -> int:
+    """How long until the place of this sale is free, as far as can be said: its steps tell once it runs."""
+    shape = sale.session.award.spec.shape
+    if sale.ready_at is not None:
+        return max(0, sale.ready_at - now_ms())
+    return capability.predict_ms(shape) if capability.fits(shape) else 0

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from compute.capability import Capability
 from compute.spec import Verification
 from compute.work import Machine, Step
 from ledger.journal import Also, Begun
@@ -92,7 +91,7 @@ class Sale:
         self.talk = Conversation(session, us, self.parcels, self._perform, self._keep, buying=False, reached=reached)
         self.log = log.bind(job=name[0].hex()[:16], attempt=name[1], gateway=peer_text(gateway)[-8:])
         self._taken = False
-        self._ready_at: int | None = None
+        self.ready_at: int | None = None  # when its work will be done, as its steps tell
         self._finished: Finished | None = None
         self._working: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
@@ -103,13 +102,6 @@ class Sale:
         """Whether this sale takes one of our places: from the award that took it until the work is done."""
         judging = self.session.state is SellingState.JUDGING
         return self._taken if judging else self.session.state in IN_WORK
-
-    def left_ms(self, capability: Capability) -> int:
-        """How long until the place of this sale is free, as far as can be said: its steps tell once it runs."""
-        shape = self.session.award.spec.shape
-        if self._ready_at is not None:
-            return max(0, self._ready_at - now_ms())
-        return capability.predict_ms(shape) if capability.fits(shape) else 0
 
     @property
     def is_busy(self) -> bool:
@@ -285,7 +277,7 @@ class Sale:
         def on_step(step: Step) -> None:
             nonlocal started
             started = started or int(wall() * 1000)
-            self._ready_at = now_ms() + step.eta_ms
+            self.ready_at = now_ms() + step.eta_ms
             if step.step:
                 self.talk.post(events.Stepped(step.step, step.steps, step.eta_ms))
 
