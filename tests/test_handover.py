@@ -29,15 +29,18 @@ from market.handover import LITTLE, hand_over
 from market.hello import Greeter
 from market.neighbours import FAULT_S, MAX_KNOWN, MAX_SET_ASIDE_S, Neighbours
 from market.offer import Load
-from market.protocol import BOOK, offers_topic
+from market.protocol import BOOK, BOOK_1, offers_topic
 from market.reconcile import WHOLE
 from p2p.codec import encode
 from p2p.envelope import Signed, sign
 from p2p.errors import PeerFault, Unavailable
+from p2p.host import Host
+from p2p.identity import Identity
 from p2p.memory import MemoryNetwork, MemoryNode, running
 from p2p.peer import PeerId
 from p2p.stream import MessageStream
 from p2p.transport import PeerAddrs, Stream
+from tests.contracts.network import target
 from tests.support.hostile import hung_up
 from tests.support.market_values import NETWORK, NOW, PIPELINE, SETTLEMENT, Key, signed_offer, stranger
 
@@ -446,3 +449,37 @@ async def test_a_lying_neighbour_is_set_aside_and_the_next_one_asked(autojump_cl
         assert sessions == 1
         assert len(sellers(world.ours)) == 40
         nursery.cancel_scope.cancel()
+
+
+# -- over real connections -------------------------------------------------------------------------------------------
+
+
+class NoGossip:
+    """Nobody is told of any offer."""
+
+    async def join(self, topic: str, judge: object) -> None: ...
+    async def publish(self, topic: str, data: bytes) -> None: ...
+    def subscribe(self, topic: str) -> Any: ...
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("versions", [(BOOK, BOOK_1), (BOOK_1,)])
+async def test_both_versions_run_over_real_hosts(versions: tuple[str, ...]) -> None:
+    here, there = (Host(Identity(bytes([number]) * 32), ("/ip4/127.0.0.1/tcp/0",)) for number in (1, 2))
+    ours, theirs = (BookFeed(host, NoGossip(), GREETER, (PIPELINE,), lambda: float(NOW)) for host in (here, there))
+    put(theirs, SORTED)
+    server = BookServer(there, GREETER, theirs.book)
+    with trio.fail_after(40):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(here.run)
+            await nursery.start(there.run)
+            for protocol in versions:
+                there.serve(protocol, server._accept)
+            await here.connect(target(there))
+            assert await ours.take_over(there.peer) == len(SORTED)
+            assert theirs.take(*signed_offer(KEYS[0], serial=9))
+            assert await ours.take_over(there.peer) == 1
+            assert here.scores.score(there.peer, trio.current_time()) == 0
+            assert there.scores.score(here.peer, trio.current_time()) == 0
+            nursery.cancel_scope.cancel()
+    assert sellers(ours) == SORTED
