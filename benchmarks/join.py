@@ -10,7 +10,6 @@ else, and one reader that takes the book by either version of the protocol over 
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -165,7 +164,7 @@ async def read_both(market: Stage, peer: PeerId) -> dict[str, float]:
             stream, _ = await open_books(market.overlay.host, greeter, peer)
         async with stream:
             session = HandOver(stream, PIPELINES[0], reading)
-            await (session.run_1() if version == "1" else session.run(secrets.token_bytes(16)))
+            await (session.run_1() if version == "1" else session.run())
         found[version] = perf_counter() - began
         if reading.book.known() < SHARE * OFFERS:
             raise NotRun(f"version {version} brought {reading.book.known()} offers")

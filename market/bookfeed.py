@@ -7,7 +7,6 @@ envelope is verified. It also expires what is over, and wakes whoever waits for 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -126,8 +125,7 @@ class BookFeed:
         """
         began = trio.current_time()
         with trio.move_on_after(TAKE_OVER_S):
-            salt = secrets.token_bytes(16)
-            taken = await hand_over(self._network, self._greeter, peer, self, self.pipelines, salt)
+            taken = await hand_over(self._network, self._greeter, peer, self, self.pipelines)
             took = int((trio.current_time() - began) * 1000)
             log.info("book taken over", neighbour=peer_text(peer), offers=taken, took_ms=took)
             return taken

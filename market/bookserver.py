@@ -1,11 +1,13 @@
 """BookServer: hands our book to whoever asks on ``/pasar/book/1`` and ``/pasar/book/2``, within bounds.
 
-Everything is read from the book at the moment of the answer; only the sums of one session are of one moment, so that
-they stay true to each other. Knows no asker's side.
+Pages are read from the book at the moment of the answer. Sums are of one moment for a whole session, so that they stay
+true to each other, and of the same moment for all sessions that begin within some seconds: they are dear. Knows no
+asker's side.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -28,18 +30,28 @@ log = structlog.get_logger(__name__)
 
 PAGE_TIMEOUT_S = 10.0
 PAGES_PER_SECOND, PAGES_BURST = 10.0, 200.0  # that one neighbour may ask for
-SNAPSHOT_COST = 10.0  # pages
-SNAPSHOTS = 4  # sessions with sums at the same time
+MOMENT_S = 10.0  # how long the sums of one moment are told to whoever begins
+SESSION_S = 60.0  # of one stream, so that few moments are kept
 SLICE = 256  # offers between two breaths: about half a millisecond
 
 
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """The sums of one pipeline at one moment, under a salt of their own."""
+
+    salt: bytes
+    sums: Snapshot
+    at: float
+
+
 class BookServer:
-    """At most ``SNAPSHOTS`` sessions hold sums; a page is never longer than a frame."""
+    """Sums are taken at most once in ``MOMENT_S`` for each pipeline; a page is never longer than a frame."""
 
     def __init__(self, network: Network, greeter: Greeter, book: OrderBook) -> None:
         self._network, self._greeter, self._book = network, greeter, book
         self._asks = RateLimit(PAGES_PER_SECOND, PAGES_BURST)
-        self._snapshots = 0
+        self._moments: dict[str, _Moment] = {}
+        self._taking = trio.Lock()
 
     def serve(self) -> None:
         """Answer from now on."""
@@ -50,18 +62,16 @@ class BookServer:
         stream, session = MessageStream(raw), _Session()
         try:
             await self._greeter.greet(stream)
-            while (ask := await stream.receive(timeout=PAGE_TIMEOUT_S)) is not None:
-                await stream.send(await self._answer(raw.peer, session, ask))
+            with trio.move_on_after(SESSION_S):
+                while (ask := await stream.receive(timeout=PAGE_TIMEOUT_S)) is not None:
+                    await stream.send(await self._answer(raw.peer, session, ask))
             await stream.aclose()
         except (Refused, Unavailable) as exc:
             log.debug("book hand-over ended", peer=peer_text(raw.peer), reason=str(exc))
             await stream.reset()
-        finally:
-            self._snapshots -= session.snapshot is not None
 
     async def _answer(self, peer: PeerId, session: _Session, ask: object) -> object:
-        fresh = isinstance(ask, SumsAsk) and session.snapshot is None
-        if not self._asks.allow(peer, trio.current_time(), SNAPSHOT_COST if fresh else 1.0):
+        if not self._asks.allow(peer, trio.current_time()):
             raise Refused("TOO_MANY", "a book is asked for page by page, and then left alone")
         match ask:
             case BookAsk():
@@ -72,17 +82,24 @@ class BookServer:
             case Want():
                 return self._page(ask.pipeline, sorted(set(ask.sellers)))
             case SumsAsk():
-                if fresh:
-                    await self._begin(session, ask)
+                if session.moment is None:
+                    session.pipeline, session.moment = ask.pipeline, await self._moment(ask.pipeline)
                 return session.describe(ask)
         raise PeerFault(f"{type(ask).__name__} on a book stream")
 
-    async def _begin(self, session: _Session, ask: SumsAsk) -> None:
-        if self._snapshots >= SNAPSHOTS:
-            raise Refused("TOO_MANY", "others are being told sums now")
-        self._snapshots += 1
-        session.pipeline, session.salt, session.snapshot = ask.pipeline, ask.salt, Snapshot(ask.salt)
-        await fill(session.snapshot, self._book, ask.pipeline)
+    async def _moment(self, pipeline: str) -> _Moment:
+        """The sums of now, or of a little while ago."""
+        async with self._taking:
+            known, now = self._moments.get(pipeline), trio.current_time()
+            if known is not None and now - known.at <= MOMENT_S:
+                return known
+            salt = secrets.token_bytes(16)
+            moment = _Moment(salt, Snapshot(salt), now)
+            await fill(moment.sums, self._book, pipeline)
+            self._moments = {name: one for name, one in self._moments.items() if now - one.at <= MOMENT_S}
+            if len(moment.sums):
+                self._moments[pipeline] = moment
+            return moment
 
     def _page(self, pipeline: str, sellers: Iterable[PeerId]) -> Page:
         offers: list[Signed] = []
@@ -101,16 +118,15 @@ class BookServer:
 
 @dataclass(slots=True)
 class _Session:
-    """One stream, and the sums that it was told: of one pipeline, under one salt."""
+    """One stream, and the sums that it is told: of one pipeline and one moment."""
 
     pipeline: str = ""
-    salt: bytes = b""
-    snapshot: Snapshot | None = None
+    moment: _Moment | None = None
 
     def describe(self, ask: SumsAsk) -> Sums:
-        if self.snapshot is None or (ask.pipeline, ask.salt) != (self.pipeline, self.salt):
-            raise PeerFault("sums of two kinds in one stream")
-        return Sums(tuple(self.snapshot.describe(span) for span in ask.spans))
+        if self.moment is None or ask.pipeline != self.pipeline:
+            raise PeerFault("sums of two pipelines in one stream")
+        return Sums(self.moment.salt, tuple(self.moment.sums.describe(span) for span in ask.spans))
 
 
 async def fill(snapshot: Snapshot, book: OrderBook, pipeline: str) -> None:

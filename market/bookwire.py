@@ -84,10 +84,9 @@ class Want:
 @message("book-sums-ask", 1)
 @dataclass(frozen=True, slots=True)
 class SumsAsk:
-    """Say what you hold in each of these spans. ``salt`` is the asker's own, one for a pipeline and stream."""
+    """Say what you hold in each of these spans; one pipeline in a stream, and first of all the whole."""
 
     pipeline: Name
-    salt: Salt
     spans: Annotated[tuple[Span, ...], Size(1, MAX_SPANS)]
 
 
@@ -119,6 +118,7 @@ class Described:
 @message("book-sums", 1)
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What the answerer holds, span by span in the order of the ask."""
+    """What the answerer holds, span by span in the order of the ask. ``salt`` is its own, one for a stream."""
 
+    salt: Salt
     spans: Annotated[tuple[Described, ...], Size(1, MAX_SPANS)]

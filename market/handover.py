@@ -55,9 +55,7 @@ class Taker(Protocol):
         ...
 
 
-async def hand_over(
-    network: Network, greeter: Greeter, peer: PeerId, taker: Taker, pipelines: Iterable[str], salt: bytes
-) -> int:
+async def hand_over(network: Network, greeter: Greeter, peer: PeerId, taker: Taker, pipelines: Iterable[str]) -> int:
     """Take what we lack of a connected neighbour's book; how many offers were new and good.
 
     Raises Unavailable, Refused, PeerFault; what was taken before that stays.
@@ -67,7 +65,7 @@ async def hand_over(
         stream, version = await open_books(network, greeter, peer)
         async with stream:
             session = HandOver(stream, pipeline, taker)
-            await (session.run(salt) if version > 1 else session.run_1())
+            await (session.run() if version > 1 else session.run_1())
             taken += session.taken
     return taken
 
@@ -95,13 +93,13 @@ class HandOver:
         self._stream, self._pipeline, self._taker = stream, pipeline, taker
         self.taken = self.seen = 0
 
-    async def run(self, salt: bytes) -> None:
+    async def run(self) -> None:
         """Everything that the neighbour has and we lack, within bounds. Raises Unavailable, PeerFault."""
         whole = False
         if len(self._taker.book.sellers(self._pipeline, None, LITTLE + 1)) <= LITTLE:
             whole = await self.pages(WHOLE, MAX_HANDED_OVER)
         if not whole:
-            await self._compare(salt)
+            await self._compare()
 
     async def run_1(self) -> None:
         """The one list of version 1, in which what is wrong is passed over."""
@@ -133,13 +131,18 @@ class HandOver:
             if not more:
                 return page.last is None
 
-    async def _compare(self, salt: bytes) -> None:
-        own = Snapshot(salt)
+    async def _compare(self) -> None:
+        told = await self._ask(SumsAsk(self._pipeline, (WHOLE,)), Sums)
+        salt, own = told.salt, Snapshot(told.salt)
         await fill(own, self._taker.book, self._pipeline)
         descent = Descent(own)
+        descent.ask()
+        descent.heard(told.spans)
         while spans := descent.ask():
-            descent.heard((await self._ask(SumsAsk(self._pipeline, salt, spans), Sums)).spans)
-            await trio.lowlevel.checkpoint()
+            told = await self._ask(SumsAsk(self._pipeline, spans), Sums)
+            if told.salt != salt:
+                raise PeerFault("sums under another salt in the same session")
+            descent.heard(told.spans)
         for span in joined(descent.pages):
             if self.seen < MAX_TAKEN:
                 await self.pages(span)

@@ -6,7 +6,6 @@ can hide an offer but invent none. Where no gateway is found, whoever is connect
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -159,7 +158,7 @@ def rows_of(book: OrderBook, now: int, loads: Iterable[HeardLoad] = ()) -> list[
 async def read_book(network: Network, greeter: Greeter, peer: PeerId, pipelines: Iterable[str]) -> OrderBook:
     """A connected peer's whole book, each envelope verified. Raises Unavailable, Refused, PeerFault."""
     reading = Reading(OrderBook(greeter.network))
-    await hand_over(network, greeter, peer, reading, pipelines, secrets.token_bytes(16))
+    await hand_over(network, greeter, peer, reading, pipelines)
     return reading.book
 
 

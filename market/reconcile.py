@@ -5,9 +5,9 @@
 
 Range-based set reconciliation after Aljoscha Meyer, "Range-Based Set Reconciliation" (SRDS 2023, arXiv:2212.13567),
 in its one-way form: the asker alone compares. The sum of a span is its count and the sum of its offers' digests modulo
-2**256, hashed; digests are salted afresh for each session, so that nobody can make offers whose sums agree. A neighbour
-that lies about its sums wastes a bounded number of spans and hides what it could have kept silent about anyhow.
-Pure; knows no stream and no signature.
+2**256, hashed; digests are keyed with a salt of the answerer's that is soon another one, so that nobody can make
+offers whose sums agree. A neighbour that lies about its sums wastes a bounded number of spans and hides what it could
+have kept silent about anyhow. Pure; knows no stream and no signature.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import trio
 
 from market import bookserver, handover
 from market.bookfeed import RECONCILE_S, TAKE_OVER_S, BookFeed
-from market.bookserver import PAGES_BURST, SNAPSHOT_COST, BookServer
+from market.bookserver import MOMENT_S, PAGES_BURST, SESSION_S, BookServer
 from market.bookwire import (
     MAX_PAGE,
     MAX_WANTED,
@@ -41,7 +41,6 @@ from p2p.peer import PeerId
 from p2p.stream import MessageStream
 from p2p.transport import PeerAddrs, Stream
 from tests.contracts.network import target
-from tests.support.hostile import hung_up
 from tests.support.market_values import NETWORK, NOW, PIPELINE, SETTLEMENT, Key, signed_offer, stranger
 
 SALT = b"s" * 16
@@ -66,7 +65,7 @@ class World:
         await (node or self.here).connect(PeerAddrs(self.there.peer, (self.there._addr,)))
 
     async def take(self) -> int:
-        return await hand_over(self.here, GREETER, self.there.peer, self.ours, (PIPELINE,), SALT)
+        return await hand_over(self.here, GREETER, self.there.peer, self.ours, (PIPELINE,))
 
 
 def put(feed: BookFeed, sellers: list[PeerId]) -> None:
@@ -244,7 +243,7 @@ GOOD = [OFFERS[seller][1] for seller in SORTED]
         ("an end that is none", lambda ask: page(last=SORTED[3])),
         ("the same page again", lambda ask: page(GOOD[0], last=SORTED[0])),
         ("offers beyond the page's end", lambda ask: page(*GOOD[:5], last=SORTED[3])),
-        ("sums in place of a page", lambda ask: Sums((Described((), ()),))),
+        ("sums in place of a page", lambda ask: Sums(SALT, (Described((), ()),))),
     ],
 )
 async def test_a_page_that_no_honest_neighbour_sends_ends_the_session(name: str, answer: Answer) -> None:
@@ -268,7 +267,7 @@ async def test_pages_without_an_end_have_one(monkeypatch: pytest.MonkeyPatch) ->
 
     def forever(ask: Any) -> Any:
         if isinstance(ask, SumsAsk):
-            return Sums(tuple(Described((), ()) for _ in ask.spans))
+            return Sums(SALT, tuple(Described((), ()) for _ in ask.spans))
         taken = [left.pop(0) for _ in range(10)]
         return page(*taken, last=SORTED[len(GOOD) - len(left) - 1])
 
@@ -281,7 +280,7 @@ async def test_pages_without_an_end_have_one(monkeypatch: pytest.MonkeyPatch) ->
 async def test_offers_that_were_not_wanted_are_a_fault() -> None:
     def lie(ask: Any) -> Any:
         if isinstance(ask, SumsAsk):
-            return Sums((Described((), (Item(SORTED[300], bytes(16)),)),))
+            return Sums(SALT, (Described((), (Item(SORTED[300], bytes(16)),)),))
         return page(GOOD[301])
 
     world, asked, error = await lied_to(lie, own=LITTLE + 1)
@@ -294,7 +293,7 @@ async def test_sums_that_never_agree_are_given_up(autojump_clock: trio.testing.M
     def lie(ask: Any) -> Any:
         if not isinstance(ask, SumsAsk):
             return page()
-        return Sums(tuple(_cut(span) for span in ask.spans))
+        return Sums(SALT, tuple(_cut(span) for span in ask.spans))
 
     world, asked, error = await lied_to(lie, own=300)
     assert error is None
@@ -361,40 +360,78 @@ async def test_pages_are_bounded_in_offers_and_bytes(monkeypatch: pytest.MonkeyP
     assert answers == [page(GOOD[0], last=SORTED[0])] * 2
 
 
-async def test_one_kind_of_sums_for_each_stream_and_few_streams_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = SumsAsk(PIPELINE, SALT, (WHOLE,))
-    answers, world, closed = await asked(ask, ask, SumsAsk(PIPELINE, b"t" * 16, (WHOLE,)))
-    assert answers[0] == answers[1]
+async def test_one_kind_of_sums_for_each_stream() -> None:
+    answers, world, closed = await asked(SumsAsk(PIPELINE, (WHOLE,)), SumsAsk("llm", (WHOLE,)))
+    assert len(answers) == 1
     assert closed
     assert [type(one) for one in world.there.failures] == [PeerFault]
-    monkeypatch.setattr(bookserver, "SNAPSHOTS", 0)
-    assert (await asked(ask))[2]
-    monkeypatch.undo()
     _, world, closed = await asked(Load(PIPELINE, 1, 1, 0, 0, ()))
     assert closed
     assert [type(one) for one in world.there.failures] == [PeerFault]
+    answers, _, _ = await asked(SumsAsk("llm", (WHOLE,)))
+    assert answers[0].spans == (Described((), ()),)
 
 
-async def test_sums_are_dear_and_the_asker_runs_out_of_them() -> None:
-    world, sessions = World(), 0
-    put(world.theirs, SORTED)
+async def test_sums_are_of_one_moment_for_a_session_and_for_all_that_begin_near_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world, ask = World(), SumsAsk(PIPELINE, (WHOLE,))
+    put(world.theirs, SORTED[:100])
     async with running(world.here, world.there):
-        server = BookServer(world.there, GREETER, world.theirs.book)
-        server.serve()
+        BookServer(world.there, GREETER, world.theirs.book).serve()
         await world.connect()
-        while True:
-            async with MessageStream(await world.here.open(world.there.peer, BOOK)) as stream:
-                await GREETER.greet(stream)
-                await stream.send(SumsAsk(PIPELINE, SALT, (WHOLE,)))
-                try:
-                    await stream.receive(timeout=5)
-                except Unavailable:
-                    break
-                await stream.finish()
-                assert await hung_up(stream)
-            sessions += 1
-        assert sessions <= PAGES_BURST / SNAPSHOT_COST + 5
-        assert server._snapshots == 0
+
+        async def begin() -> tuple[MessageStream, Sums]:
+            stream = MessageStream(await world.here.open(world.there.peer, BOOK))
+            await GREETER.greet(stream)
+            await stream.send(ask)
+            return stream, await stream.receive()
+
+        first, told = await begin()
+        put(world.theirs, SORTED[100:200])
+        assert (await begin())[1] == told
+        await trio.sleep(MOMENT_S - 1)
+        await first.send(ask)
+        assert await first.receive() == told
+        await trio.sleep(1.5)
+        _, later = await begin()
+        assert later.salt != told.salt
+        assert sum(part.offers for part in later.spans[0].parts) == 200
+        await first.send(ask)
+        assert await first.receive() == told, "a session keeps its moment"
+
+
+async def test_an_asker_runs_out_of_answers_and_of_time(autojump_clock: trio.testing.MockClock) -> None:
+    asks = [SumsAsk(PIPELINE, (WHOLE,))] * int(2 * PAGES_BURST)
+    answers, _, closed = await asked(*asks)
+    assert closed
+    assert PAGES_BURST <= len(answers) < 1.5 * PAGES_BURST
+    world = World()
+    async with running(world.here, world.there):
+        BookServer(world.there, GREETER, world.theirs.book).serve()
+        await world.connect()
+        async with MessageStream(await world.here.open(world.there.peer, BOOK)) as stream:
+            await GREETER.greet(stream)
+            began = trio.current_time()
+            while (await _answered(stream, asks[0])) is not None:  # noqa: ASYNC110
+                await trio.sleep(5)
+        assert SESSION_S - 5 <= trio.current_time() - began <= SESSION_S + 10
+
+
+async def _answered(stream: MessageStream, ask: SumsAsk) -> Any:
+    try:
+        await stream.send(ask)
+        return await stream.receive(timeout=5)
+    except Unavailable:
+        return None
+
+
+async def test_a_salt_that_changes_within_a_session_is_a_fault() -> None:
+    salts = iter(bytes([number]) * 16 for number in range(10))
+    world, asked, error = await lied_to(lambda ask: Sums(next(salts), tuple(map(_cut, ask.spans))), own=300)
+    assert isinstance(error, PeerFault)
+    assert asked == 2
+    assert len(sellers(world.ours)) == 300
 
 
 # -- whose turn it is ------------------------------------------------------------------------------------------------
