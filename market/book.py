@@ -82,6 +82,7 @@ class OrderBook:
         self._shelves: dict[tuple[str, Settlement, bytes], dict[Profile, list[Ask]]] = {}
         self._sellers: dict[str, list[PeerId]] = {}  # of each pipeline, sorted, for pages
         self._expiry: list[tuple[int, Key, int]] = []
+        self._payloads: set[bytes] = set()
         self._measured: set[PeerId] = set()
         self._crowds: dict[bytes, dict[Key, None]] = {}  # never-measured postings by subnet, in order of arrival
 
@@ -143,6 +144,10 @@ class OrderBook:
         if known is not None and known.subnet != subnet:
             self._remove((seller, pipeline))
             self._insert((seller, pipeline), replace(known, subnet=subnet))
+
+    def holds(self, envelope: Signed) -> bool:
+        """Whether this very offer stands here, its signature checked when it came."""
+        return envelope.payload in self._payloads
 
     def posting(self, seller: PeerId, pipeline: str) -> Posting | None:
         """The live posting of one seller."""
@@ -216,6 +221,7 @@ class OrderBook:
     def _insert(self, key: Key, posting: Posting) -> None:
         offer = posting.offer
         self._postings[key] = posting
+        self._payloads.add(posting.envelope.payload)
         insort(self._sellers.setdefault(offer.pipeline, []), offer.seller)
         heappush(self._expiry, (_over(offer), key, offer.serial))
         if len(self._expiry) > 2 * len(self._postings) + 1024:  # refreshes leave stale entries
@@ -231,6 +237,7 @@ class OrderBook:
 
     def _remove(self, key: Key) -> None:
         posting = self._postings.pop(key)
+        self._payloads.discard(posting.envelope.payload)
         offer = posting.offer
         sellers = self._sellers[offer.pipeline]
         del sellers[bisect_left(sellers, offer.seller)]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 TAKE_OVER_S = 30.0  # for a neighbour's whole book, however slowly it pages
-HEDGE_S = 1.0  # the next neighbour is asked, too, when the first has not given its book by then
+HEDGE_S, HEDGE_OFFERS = 1.0, 100  # the next neighbour is asked, too, when the first gives fewer in so long
 LOOK_S = 0.5  # for a neighbour to ask, while nobody has handed a book over
 RECONCILE_S, NEIGHBOURS = 60.0, 2  # in so long, so many of them are compared with
 MOST_ASKED = 4  # at the same time
@@ -58,6 +58,7 @@ class BookFeed:
         self._wall_time = wall_time
         self._changed = trio.Event()
         self._known: dict[str, int] = {}
+        self._taken = 0
         self._neighbours = Neighbours()
         self._asking: set[PeerId] = set()
         self.caught_up = trio.Event()
@@ -101,7 +102,9 @@ class BookFeed:
 
     def take(self, offer: Offer, envelope: Signed) -> bool:
         """Keep an offer whose signature was checked, if it is good here; whether it was new. Wakes nobody."""
-        return self.book.post(offer, envelope, self.now()) is Verdict.ACCEPT
+        accepted = self.book.post(offer, envelope, self.now()) is Verdict.ACCEPT
+        self._taken += accepted
+        return accepted
 
     def told(self, pipeline: str) -> None:
         """Offers of a pipeline were taken: wake whoever waits, and log how many there are."""
@@ -136,11 +139,22 @@ class BookFeed:
         while not self.caught_up.is_set():
             async with self._network.subscribe_peers() as changes:
                 done = self._ask_next(nursery)
-                with trio.move_on_after(LOOK_S if done is None else HEDGE_S):
-                    await (changes.receive() if done is None else done.wait())
+                if done is not None:
+                    await self._done_or_slow(done)
+                else:
+                    with trio.move_on_after(LOOK_S):
+                        await changes.receive()
         while True:
             await trio.sleep(RECONCILE_S / NEIGHBOURS)
             self._ask_next(nursery)
+
+    async def _done_or_slow(self, done: trio.Event) -> None:
+        """Wait for a session as long as it brings what a busy machine can verify."""
+        before = -HEDGE_OFFERS
+        while not done.is_set() and self._taken - before >= HEDGE_OFFERS:
+            before = self._taken
+            with trio.move_on_after(HEDGE_S):
+                await done.wait()
 
     def _ask_next(self, nursery: trio.Nursery) -> trio.Event | None:
         """Ask the neighbour that was not asked for longest; set when it gave what it had. None: nobody is there."""

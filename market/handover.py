@@ -161,6 +161,8 @@ class HandOver:
         """Take what is good. Raises PeerFault for what no neighbour that verifies could have."""
         for envelope in offers:
             self.seen += 1
+            if self._taker.book.holds(envelope):
+                continue
             if not self.seen % BREATH:
                 await trio.lowlevel.checkpoint()
             try:

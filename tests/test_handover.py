@@ -194,6 +194,48 @@ async def test_the_next_neighbour_is_asked_when_the_first_hangs(autojump_clock: 
         nursery.cancel_scope.cancel()
 
 
+async def test_a_slow_list_is_waited_for_and_a_drip_is_not(autojump_clock: trio.testing.MockClock) -> None:
+    for each, hedged in ((150, False), (10, True)):
+        world = World()
+        slow = world.net.node(stranger(0))
+        put(world.theirs, SORTED)
+
+        async def page_a_second(raw: Stream, each: int = each) -> None:
+            stream = MessageStream(raw)
+            await GREETER.greet(stream)
+            for start in range(0, len(GOOD), each):
+                await stream.receive()
+                await trio.sleep(0.9)
+                more = start + each < len(GOOD)
+                await stream.send(page(*GOOD[start : start + each], last=SORTED[start + each - 1] if more else None))
+            await stream.receive()
+
+        async with running(world.here, world.there, slow), trio.open_nursery() as nursery:
+            slow.serve(BOOK, page_a_second)
+            BookServer(world.there, GREETER, world.theirs.book).serve()
+            await world.here.connect(PeerAddrs(slow.peer, (slow._addr,)))
+            await world.connect()
+            began = trio.current_time()
+            await nursery.start(world.ours.run)
+            await world.ours.caught_up.wait()
+            assert (trio.current_time() - began < 2) is hedged
+            assert sellers(world.ours) == SORTED
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_stands_already_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, opened = World(), []
+    put(world.ours, SORTED[:LITTLE])
+    put(world.theirs, SORTED[: LITTLE + 5])
+    real = handover.open_offer
+    monkeypatch.setattr(handover, "open_offer", lambda envelope: (opened.append(envelope), real(envelope))[1])
+    async with running(world.here, world.there):
+        BookServer(world.there, GREETER, world.theirs.book).serve()
+        await world.connect()
+        assert await world.take() == 5
+    assert len(opened) == 5
+
+
 # -- neighbours that lie ---------------------------------------------------------------------------------------------
 
 Answer = Callable[[Any], Any]
