@@ -152,7 +152,7 @@ class Orchestrator:
         offer, capability = self.offering.current(pipeline), self._s.machine.capability()
         if offer is None:
             return None
-        in_work = [sale for sale in self._sales.values() if sale.in_work]
+        in_work = [sale for sale in self._unfinished() if sale.in_work]
         free = max(0, self._s.terms.slots - len(in_work) - self.desk.held())
         wait = min((_left_ms(sale, capability) for sale in in_work), default=0)
         warm = sorted(model.model for model in capability.models if model.warm and model.pipeline == pipeline)
