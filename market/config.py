@@ -116,6 +116,7 @@ class Config(BaseSettings):
     models: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_listing)] = ()
     passphrase_file: Path | None = None
     log_json: bool = False
+    strict_private: bool = False  # limits for one address hold for loopback and private ranges too
 
     @classmethod
     def settings_customise_sources(

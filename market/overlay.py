@@ -56,6 +56,7 @@ class Wiring:
     kinds: tuple[str, ...]  # under which this node is found
     wanted: tuple[str, ...]  # whom it wants to be connected with
     server: bool = True  # keeps DHT records for others
+    strict_private: bool = False
 
 
 class Overlay:
@@ -63,7 +64,7 @@ class Overlay:
 
     def __init__(self, identity: Keyholder, wiring: Wiring, book: AddressBook, wall_time: Callable[[], float]) -> None:
         self._w, self.book, self._wall_time = wiring, book, wall_time
-        self.host = Host(identity, wiring.listen, announce=wiring.announce)
+        self.host = Host(identity, wiring.listen, announce=wiring.announce, strict_private=wiring.strict_private)
         self.gossip = GossipSub(self.host, f"pasar/{wiring.network}/")
         self.discovery = KademliaDiscovery(self.host, server=wiring.server)
         self.presence = Presence(self.discovery, wiring.network, wall_time)

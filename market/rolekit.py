@@ -116,6 +116,7 @@ async def build_base(
         local=point,
         kinds=kinds,
         wanted=wanted,
+        strict_private=config.strict_private,
     )
     greeter = Greeter(config.network, role, lambda: purse.chain.settlement if purse else None, time.time)
     overlay = Overlay(identity, wiring, await open_book(instance.path, time.time), time.time)

@@ -42,6 +42,14 @@ class RateLimit:
             self._buckets.popitem(last=False)
         return allowed
 
+    def spend(self, key: Hashable, now: float, cost: float) -> None:
+        """Take ``cost`` from ``key``, also where it has less: it waits until that has come back."""
+        tokens, then = self._buckets.pop(key, (self.burst, now))
+        tokens = min(self.burst, tokens + max(0.0, now - then) * self.per_second)
+        self._buckets[key] = (max(-self.burst, tokens - cost), max(now, then))
+        if len(self._buckets) > self.most_keys:
+            self._buckets.popitem(last=False)
+
     def __len__(self) -> int:
         return len(self._buckets)
 

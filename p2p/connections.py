@@ -1,4 +1,4 @@
-"""One connection per peer, and how many a stranger's address may open.
+"""One connection per peer.
 
 Of several connections with a peer the newest is kept: the older one belongs to a process or a path that is gone. Two
 that crossed, both sides having dialled at once, are settled alike on both sides: the one dialled by the lower peer id.
@@ -7,61 +7,62 @@ that crossed, both sides having dialled at once, are settled alike on both sides
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address
+from contextlib import suppress
 from typing import Any
 
 import trio
 from libp2p.abc import INotifee
 from libp2p.rcmgr import Direction
 
-from p2p.admission import RateLimit
-from p2p.netstream import peer_id
+from p2p.netstream import library_id, peer_id
 from p2p.peer import PeerId
 from p2p.transport import PeerChange
 
 CROSSING = 5.0  # seconds between two connections that count as crossed
-INBOUND_PER_SECOND, INBOUND_BURST = 10.0, 30.0
-
-
-class Doorkeeper:
-    """At most 10 inbound connections a second (30 at once) from one address; private ranges are not counted."""
-
-    def __init__(self) -> None:
-        self._rate = RateLimit(INBOUND_PER_SECOND, INBOUND_BURST)
-
-    def admits(self, ip: str) -> bool:
-        """Whether one more connection from ``ip`` may shake hands now. IPv6 counts by /48."""
-        try:
-            address = ip_address(ip)
-        except ValueError:
-            return False
-        block = address.packed[:6] if address.version == 6 else address.packed
-        return not address.is_global or self._rate.allow(block, trio.current_time())
 
 
 class Connections(INotifee):
-    """Tells of peers that come and go, and closes every connection but one with each."""
+    """Tells of peers that come and go, and closes every connection but one with each, and all with the unwelcome."""
 
-    def __init__(self, swarm: Any, own: PeerId, changed: Callable[[PeerChange], None]) -> None:
-        self._swarm, self._own, self._changed = swarm, own, changed
+    def __init__(
+        self,
+        swarm: Any,
+        own: PeerId,
+        changed: Callable[[PeerChange], None],
+        unwelcome: Callable[[PeerId], bool] = lambda peer: False,
+    ) -> None:
+        self._swarm, self._own, self._changed, self._unwelcome = swarm, own, changed, unwelcome
         self._told: set[PeerId] = set()
         self._spare, self._spares = trio.open_memory_channel[Any](1024)
         swarm.register_notifee(self)
 
     async def run(self) -> None:
         """Close what is superfluous until cancelled."""
-        async for connection in self._spares:
-            with trio.move_on_after(5):
-                await connection.close()
+        async with trio.open_nursery() as nursery:
+            async for connection in self._spares:
+                nursery.start_soon(self._close, connection)  # one that takes its time holds up no other
+
+    def shut_out(self, peer: PeerId) -> None:
+        """Close every connection with a peer."""
+        for connection in self._swarm.get_connections(library_id(peer)):
+            self._leave(connection)
+
+    async def _close(self, connection: Any) -> None:
+        with trio.move_on_after(5):
+            await connection.close()
+
+    def _leave(self, connection: Any) -> None:
+        with suppress(trio.WouldBlock):  # as many are being closed already; the next fault of its peer is the next try
+            self._spare.send_nowait(connection)
 
     async def connected(self, network: Any, conn: Any) -> None:
         far = conn.muxed_conn.peer_id
         peer = peer_id(far)
+        if self._unwelcome(peer):
+            self._leave(conn)
+            return
         for superfluous in self._all_but_best(peer, self._swarm.get_connections(far)):
-            try:
-                self._spare.send_nowait(superfluous)
-            except trio.WouldBlock:
-                break  # two connections with one peer do no harm
+            self._leave(superfluous)
         if peer not in self._told:
             self._told.add(peer)
             self._changed(PeerChange(peer, connected=True))

@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 from libp2p.custom_types import TProtocol
-from libp2p.pubsub.gossipsub import GossipSub as Router
 from libp2p.pubsub.pubsub import Pubsub
-from libp2p.pubsub.score import ScoreParams
 from libp2p.tools.anyio_service import background_trio_service
 
 from p2p.admission import MAX_GOSSIP, GossipGate, judged
+from p2p.hardening.gossiping import GuardedRouter, PubsubGuard, score_params
 from p2p.host import Host
 from p2p.inbox import Inboxes
 from p2p.netstream import far_end, peer_id
 from p2p.peer import PeerId, peer_text
-from p2p.scores import GRAYLIST, Fault
+from p2p.scores import Fault
 from p2p.transport import Judge, Published, Verdict
 
 if TYPE_CHECKING:
@@ -75,6 +74,7 @@ class GossipSub:
         self._pubsub.allowed_topics = self._topics
         # Readers are served by the validator, which knows the forwarder; the library's own queues would only fill up.
         self._pubsub.notify_subscriptions = lambda message: None
+        PubsubGuard(self._pubsub, host.peer, host.report, host.unwelcome)
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the mesh until cancelled."""
@@ -113,26 +113,19 @@ class GossipSub:
         return frozenset(peer_id(far) for far in self._router.mesh.get(topic, ()))
 
     def _build_router(self) -> Any:
-        return Router(
+        router = GuardedRouter(
             [PROTOCOL],
             DEGREE,
             DEGREE_LOW,
             DEGREE_HIGH,
             heartbeat_interval=HEARTBEAT,
-            score_params=ScoreParams(
-                gossip_threshold=GRAYLIST / 4,
-                publish_threshold=GRAYLIST / 2,
-                graylist_threshold=GRAYLIST,
-                p5_behavior_penalty_weight=1.0,
-                p5_behavior_penalty_threshold=10.0,
-                p5_behavior_penalty_decay=0.99,
-                p6_appl_slack_weight=1.0,
-                app_specific_score_fn=lambda far: self._host.scores.score(peer_id(far), trio.current_time()),
-            ),
             adaptive_gossip_enabled=False,  # it moves the degrees; ours are the measured ones
             spam_protection_enabled=False,  # the gate counts, without penalties that outlive the cause
             eclipse_protection_enabled=False,  # counts addresses, and every peer on a LAN or a test has the same
         )
+        scores = self._host.scores
+        router.guard(self._host.report, score_params(lambda far: scores.score(peer_id(far), trio.current_time())))
+        return router
 
     def _validate(self, forwarder: Any, message: Any) -> bool:
         """What the library asks of each message not seen before; it forwards on True."""
@@ -150,6 +143,6 @@ class GossipSub:
         if verdict is Verdict.ACCEPT:
             self._inboxes.deliver(topic, Published(peer, message.data))
         elif verdict is Verdict.REJECT:
-            self._host.scores.fault(peer, Fault.REJECTED, now)
+            self._host.report(peer, Fault.REJECTED)
             log.info("gossip_rejected", peer=peer_text(peer), topic=topic)
         return verdict is Verdict.ACCEPT

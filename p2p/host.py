@@ -32,11 +32,12 @@ from multiaddr import Multiaddr
 from p2p import hardening
 from p2p.addresses import MAX_ADDRS, listen_parts, reachable_addrs, usable_addrs
 from p2p.admission import RateLimit
-from p2p.connections import Connections, Doorkeeper
+from p2p.connections import Connections
+from p2p.doorkeeper import Doorkeeper
 from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable
 from p2p.inbox import Inboxes
 from p2p.limits import PortClaim, bound_recursion
-from p2p.netstream import HostStream, far_end, library_id, peer_id
+from p2p.netstream import HostStream, connection_ip, far_end, library_id, peer_id
 from p2p.peer import PeerId, peer_of, peer_text
 from p2p.scores import Fault, Scores
 from p2p.transport import Acceptor, PeerAddrs, PeerChange, Stream
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 DIAL_TIMEOUT = 10.0
 OPEN_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
+HANDSHAKE_TIMEOUT = 10.0
 MAX_STREAMS = 64
 LIBRARY_STREAMS = 32  # identify, gossip and the DHT come on top
 MAX_CONNECTIONS = 1000
@@ -68,8 +70,18 @@ class Keyholder(Protocol):
 class Host:
     """A Network on py-libp2p. At most ``MAX_STREAMS`` streams each way and one connection per peer."""
 
-    def __init__(self, identity: Keyholder, listen: tuple[str, ...], *, announce: tuple[str, ...] = ()) -> None:
-        """Prepare without touching the network. Raises Misconfigured for an address that cannot be one."""
+    def __init__(
+        self,
+        identity: Keyholder,
+        listen: tuple[str, ...],
+        *,
+        announce: tuple[str, ...] = (),
+        strict_private: bool = False,
+    ) -> None:
+        """Prepare without touching the network. Raises Misconfigured for an address that cannot be one.
+
+        ``strict_private``: limits for one address hold for loopback and private ranges too.
+        """
         hardening.install()
         bound_recursion()  # whatever was imported meanwhile
         self._peer = identity.peer
@@ -78,6 +90,7 @@ class Host:
         if len(self._announce) != len(announce):
             raise Misconfigured("an announced address is /ip4/.../tcp/PORT or /dns4/.../tcp/PORT")
         self.scores = Scores()
+        self._doorkeeper = Doorkeeper(strict_private=strict_private)
         self.library: Any = self._build(identity)  # the libp2p host, for gossip and discovery only
         self._swarm: Any = self.library.get_network()
         self._changes: Inboxes[PeerChange] = Inboxes()
@@ -86,7 +99,7 @@ class Host:
         self._rate = RateLimit(STREAMS_PER_SECOND, STREAMS_BURST)
         self._spoken: OrderedDict[tuple[PeerId, str], None] = OrderedDict()
         self._dialling: dict[PeerId, trio.Lock] = {}
-        self._connections = Connections(self._swarm, self._peer, self._changed)
+        self._connections = Connections(self._swarm, self._peer, self._changed, self.unwelcome)
         self._restrain()
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -138,6 +151,8 @@ class Host:
         """Be connected with the peer, dialling its addresses in turn. Raises Unavailable within ten seconds."""
         if target.peer == self._peer:
             raise Unavailable("a node does not dial itself")
+        if self.unwelcome(target.peer):
+            raise Unavailable("this peer is shut out for now")
         addrs = usable_addrs(target.addrs)
         lock = self._dialling.setdefault(target.peer, trio.Lock())
         try:
@@ -191,6 +206,19 @@ class Host:
 
         self.library.set_stream_handler(TProtocol(protocol), accept)
 
+    def report(self, peer: PeerId, fault: Fault) -> None:
+        """Write down what a peer did wrong. Once it is graylisted it is shut out, until time has healed that."""
+        now = trio.current_time()
+        before = self.scores.graylisted(peer, now)
+        if peer == self._peer or self.scores.fault(peer, fault, now) > self.scores.graylist or before:
+            return
+        log.info("peer_shut_out", peer=peer_text(peer), last=fault.value)
+        for connection in self._swarm.get_connections(library_id(peer)):
+            address = connection_ip(connection.muxed_conn)
+            if address is not None:
+                self._doorkeeper.punish(address, now)
+        self._connections.shut_out(peer)
+
     async def disconnect(self, peer: PeerId) -> None:
         with far_end("disconnect"), trio.move_on_after(DIAL_TIMEOUT):
             await self._swarm.close_peer(library_id(peer))
@@ -209,6 +237,7 @@ class Host:
                 min_connections=0,
                 low_watermark=MAX_CONNECTIONS,  # what its pruner, once it starts, prunes down to
                 high_watermark=MAX_CONNECTIONS,
+                inbound_upgrade_timeout=HANDSHAKE_TIMEOUT,
                 max_connections_per_peer=2,  # for the moment between two that cross; see Connections
             ),
             addrs_factory=lambda bound: list(self._announce) or reachable_addrs(bound),
@@ -226,12 +255,12 @@ class Host:
 
         async def limited(stream: Any) -> None:
             peer = peer_id(stream.muxed_conn.peer_id)
-            now = trio.current_time()
-            if self.scores.graylisted(peer, now) or not self._rate.allow(peer, now):
+            if self.unwelcome(peer):
                 await stream.reset()
                 return
-            if self._inbound[peer] >= MAX_STREAMS + LIBRARY_STREAMS:
-                self.scores.fault(peer, Fault.FLOOD, now)
+            too_many = self._inbound[peer] >= MAX_STREAMS + LIBRARY_STREAMS
+            if too_many or not self._rate.allow(peer, trio.current_time()):
+                self.report(peer, Fault.FLOOD)
                 await stream.reset()
                 return
             self._inbound[peer] += 1
@@ -241,7 +270,7 @@ class Host:
                 self._release(self._inbound, peer)
 
         self._swarm.set_stream_handler(limited)
-        hardening.install_guard(self.library, self._on_fault, Doorkeeper().admits)
+        hardening.install_guard(self.library, self._on_fault, self._doorkeeper)
 
     async def _dial(self, peer: PeerId, addrs: tuple[str, ...]) -> None:
         hardening.evict_dial_cache(self.library, peer)
@@ -271,7 +300,7 @@ class Host:
             await stream.aclose()
         except PeerFault as exc:
             log.info("stream_fault", peer=peer_text(stream.peer), protocol=protocol, code=exc.code)
-            self.scores.fault(stream.peer, Fault.PROTOCOL, trio.current_time())
+            self.report(stream.peer, Fault.PROTOCOL)
             await stream.reset()
         except (Unavailable, Refused) as exc:
             log.debug("stream_ended", peer=peer_text(stream.peer), protocol=protocol, reason=str(exc))
@@ -283,7 +312,11 @@ class Host:
     def _on_fault(self, peer: PeerId, protocol: str, error: Exception) -> None:
         """An exception out of the library's own handlers: bytes that it could not read."""
         log.debug("library_stream_failed", peer=peer_text(peer), protocol=protocol, error=type(error).__name__)
-        self.scores.fault(peer, Fault.PROTOCOL, trio.current_time())
+        self.report(peer, Fault.PROTOCOL)
+
+    def unwelcome(self, peer: PeerId) -> bool:
+        """Whether a peer is graylisted now."""
+        return self.scores.graylisted(peer, trio.current_time())
 
     def _changed(self, change: PeerChange) -> None:
         self._changes.deliver("", change)

@@ -152,6 +152,9 @@ class MemoryNode:
             other = self._network.nodes.get(target.peer)
             if other is None or not other.alive or other._addr not in target.addrs or not self.alive:
                 raise Unavailable("nobody answers there")
+            now = trio.current_time()
+            if self.scores.graylisted(target.peer, now) or other.scores.graylisted(self._peer, now):
+                raise Unavailable("shut out for now")
             self._join(other)
             other._join(self)
             return
@@ -181,6 +184,11 @@ class MemoryNode:
     async def disconnect(self, peer: PeerId) -> None:
         await trio.lowlevel.checkpoint()
         self._drop(peer)
+
+    def report(self, peer: PeerId, fault: Fault) -> None:
+        """Write down what a peer did wrong; at the graylist its connection ends."""
+        if self.scores.fault(peer, fault, trio.current_time()) <= self.scores.graylist:
+            self._drop(peer)
 
     def _join(self, other: MemoryNode) -> None:
         if other.peer not in self._connected:

@@ -57,6 +57,15 @@ def remote_of(stream: Any) -> Remote:
     return Remote(address[0] if address else None, relayed)
 
 
+def connection_ip(muxed: Any) -> str | None:
+    """The address at the far end of a connection; None where there is none, or a third peer carries the bytes."""
+    try:
+        address = muxed.get_remote_address()
+    except Exception:  # asked of three layers of the library, any of which may be gone by now
+        return None
+    return address[0] if address else None
+
+
 class HostStream:
     """A stream with one peer; ``gone`` is called once, when it is closed or reset from this side.
 

@@ -1,7 +1,7 @@
 """How each peer behaved towards this node: a score that decays to zero, and the graylist below a threshold.
 
-Pure: time is ``now``. Only what is wrong in the bytes alone, or a broken limit, counts here; whether somebody delivers
-what it sold is the market's own measure.
+Pure: time is ``now``. What counts here is wrong in the bytes alone, breaks a limit, or breaks a word that was given:
+whether somebody delivers what it sold is the market's own measure.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ class Fault(StrEnum):
     REJECTED = "rejected"  # a gossiped message that the topic's judge rejected
     FLOOD = "flood"  # past a rate or a count limit
     PROTOCOL = "protocol"  # broke the rules of a stream in another way
+    REFUSED_FIRM = "refused_firm"  # a seller that took its own held quote back
+    UNCLAIMED = "unclaimed"  # a buyer that had a place held, and neither took it nor let it go
+    EQUIVOCATED = "equivocated"  # signed two different offers under one serial: the one fault that is its own proof
 
 
 COST: dict[Fault, float] = {
@@ -33,6 +36,9 @@ COST: dict[Fault, float] = {
     Fault.REJECTED: 10.0,
     Fault.FLOOD: 2.0,
     Fault.PROTOCOL: 10.0,
+    Fault.REFUSED_FIRM: 5.0,
+    Fault.UNCLAIMED: 2.0,
+    Fault.EQUIVOCATED: 200.0,
 }
 
 

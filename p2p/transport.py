@@ -15,6 +15,7 @@ from typing import Protocol
 import trio
 
 from p2p.peer import PeerId
+from p2p.scores import Fault
 
 
 class Verdict(Enum):
@@ -106,6 +107,10 @@ class Network(Protocol):
         ...
 
     async def disconnect(self, peer: PeerId) -> None: ...
+    def report(self, peer: PeerId, fault: Fault) -> None:
+        """Write down what a peer did wrong, connected or not; at the graylist it is shut out."""
+        ...
+
     def subscribe_peers(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerChange]]:
         """Connections as they come and go, from now on."""
         ...

@@ -14,7 +14,7 @@ BELOW: dict[str, set[str]] = {
     "market": {"p2p", "compute", "ledger"},
 }
 PURE = {
-    "p2p": "errors codec peer envelope framing blobs admission scores transport",
+    "p2p": "errors codec peer envelope framing blobs admission scores transport doorkeeper",
     "compute": "spec capability digest trace catalog messages jobboard picture",
     "ledger": "money ticket cover schema sender recipient account broker conservation redemption transactions "
     "evm_shapes",

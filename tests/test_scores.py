@@ -37,11 +37,14 @@ def test_repeated_faults_lead_to_the_graylist_and_time_leads_out():
     assert not scores.graylisted(peer(1), HALF_LIFE)
 
 
-def test_one_fault_alone_graylists_nobody():
-    for kind in Fault:
+def test_one_fault_alone_graylists_nobody_but_an_equivocator():
+    for kind in set(Fault) - {Fault.EQUIVOCATED}:
         scores = Scores()
         scores.fault(peer(1), kind, 0.0)
         assert not scores.graylisted(peer(1), 0.0)
+    scores = Scores()
+    scores.fault(peer(1), Fault.EQUIVOCATED, 0.0)
+    assert scores.graylisted(peer(1), HALF_LIFE - 1)
 
 
 @given(st.lists(st.tuples(st.sampled_from(Fault), st.floats(0, 2000)), max_size=20))

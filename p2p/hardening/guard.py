@@ -15,7 +15,7 @@ from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.pubsub.pubsub import Pubsub
 
-from p2p.hardening.inbound import DOORKEEPER, Doorkeeper
+from p2p.hardening.inbound import DOORKEEPER, Door
 from p2p.hardening.pinned import Ground, Patch
 from p2p.peer import PeerId
 
@@ -26,11 +26,11 @@ _ON_FAULT = "pasar_on_fault"  # the attribute of a swarm that hears of what was 
 _stock_push = Pubsub.push_msg
 
 
-def install_guard(host: Any, on_fault: OnFault, doorkeeper: Doorkeeper | None = None) -> None:
+def install_guard(host: Any, on_fault: OnFault, doorkeeper: Door | None = None) -> None:
     """Contain every exception of every stream handler of ``host``; call it once, before the host runs.
 
     ``on_fault(peer, protocol, error)`` hears of each, outside any handler; it returns at once and raises
-    nothing. Streams that merely end or break are no fault and are not reported. ``doorkeeper(ip)`` is asked before the
+    nothing. Streams that merely end or break are no fault and are not reported. ``doorkeeper`` is asked before the
     handshake of each inbound connection, when the patch ``inbound-slots`` is in.
     """
     swarm = host.get_network()
