@@ -4,26 +4,33 @@
     await nursery.start(discovery.run)
 
 It stores provider records only, no values. Answers take seconds and are claims: a peer found here is believed when it
-has been dialled under its id. Never on a job's path.
+has been dialled under its id. Looked up along paths that share nobody, begun where we dialled ourselves. Never on a
+job's path.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import trio
+from libp2p.custom_types import TProtocol
 from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, value_store
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
-from libp2p.kad_dht.provider_store import ProviderStore
-from libp2p.peer.peerinfo import PeerInfo
+from libp2p.rcmgr import Direction
 from libp2p.records.validator import NamespacedValidator
 from libp2p.tools.anyio_service import background_trio_service
 
 from p2p.addresses import MAX_ADDRS, bare_addrs
+from p2p.admission import RateLimit
 from p2p.errors import MalformedMessage, Unavailable
 from p2p.host import Host
-from p2p.netstream import far_end, peer_id
+from p2p.kadstore import Counted, ShelvedStore
+from p2p.lookup import Lookup, in_turn
+from p2p.netstream import far_end, library_id, peer_id
 from p2p.peer import PeerId, public_key_of
+from p2p.providers import distance
+from p2p.scores import Fault
 from p2p.transport import PeerAddrs
 
 if TYPE_CHECKING:
@@ -33,9 +40,15 @@ PREFIX = "/pasar"
 PROTOCOL = f"{PREFIX}/kad/1.0.0"
 MAX_MESSAGE = 256 * 1024
 MAX_RECORD = 1024
-MAX_KEYS = 8192
 PROVIDE_TIMEOUT = 30.0
 FIND_TIMEOUT = 30.0
+QUESTION_TIMEOUT = 10.0
+SEEDS = 20
+AT_ONCE = 2  # peers that one path waits for
+STREAM_LIFE = 10.0  # of a stream that asks us; a question and its answer take milliseconds
+STREAMS = 64  # that ask us at a time
+STREAMS_EACH = 4
+QUESTIONS_PER_SECOND, QUESTIONS_BURST = 10.0, 100.0  # streams of one peer
 
 
 def _speak_our_protocol() -> None:
@@ -51,7 +64,7 @@ def _speak_our_protocol() -> None:
 
 
 class KademliaDiscovery:
-    """A Discovery on Kademlia. It keeps at most ``MAX_KEYS`` keys for others, each with a bounded set of providers."""
+    """A Discovery on Kademlia. What it keeps for others, and does for each of them, is bounded."""
 
     def __init__(self, host: Host, *, server: bool = True) -> None:
         """``server`` keeps records for others; a light client only asks."""
@@ -65,8 +78,12 @@ class KademliaDiscovery:
             protocol_prefix=PREFIX,
             strict_validation=True,
         )
-        self._keep = self._dht.provider_store.add_provider
-        self._dht.provider_store.add_provider = self._add_provider
+        self._store = self._dht.provider_store = ShelvedStore(host, self._dht.peer_routing)
+        self._dht._inbound_limiter.total_tokens = STREAMS
+        self._asking: Counter[PeerId] = Counter()
+        self._rate = RateLimit(QUESTIONS_PER_SECOND, QUESTIONS_BURST)
+        if server:
+            host.library.set_stream_handler(TProtocol(PROTOCOL), self._answer)
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve and keep the routing table fresh until cancelled."""
@@ -76,41 +93,98 @@ class KademliaDiscovery:
 
     async def provide(self, key: bytes) -> None:
         """Tell the peers closest to ``key`` that we are here. Raises Unavailable when none took it."""
-        with far_end("provide"), trio.fail_after(PROVIDE_TIMEOUT):
-            taken = await self._dht.provider_store.provide(key)
+        taken = 0
+        self._store.put_own(key)
+        with far_end("provide"), trio.move_on_after(PROVIDE_TIMEOUT):
+            lookup, _ = await self._look_up(key, providers=False)
+            places = trio.CapacityLimiter(SEEDS)
+
+            async def tell(peer: Any) -> None:
+                nonlocal taken
+                async with places:
+                    with trio.move_on_after(QUESTION_TIMEOUT):
+                        taken += bool(await self._store._send_add_provider(peer, key))
+
+            async with trio.open_nursery() as nursery:
+                for peer in lookup.nearest():
+                    nursery.start_soon(tell, peer)
         if not taken:
             raise Unavailable("no peer took the record")
 
     async def find(self, key: bytes, most: int = 20) -> tuple[PeerAddrs, ...]:
         """Peers that say they provide ``key``, ourselves not among them, each with the addresses we could dial."""
-        # The store answers from what it has heard first, and for two days; an empty one has to ask the network.
-        asking = ProviderStore(self._host.library, self._dht.peer_routing)
-        claims: list[Any] = []
-        with trio.move_on_after(FIND_TIMEOUT), far_end("find"):
-            claims += await asking.find_providers(key, 20 * most)
-        claims += self._dht.provider_store.get_providers(key)
-        found: dict[PeerId, PeerAddrs] = {}
-        for claim in claims:
-            peer = peer_id(claim.peer_id)
-            if peer == self._host.peer or peer in found or not _is_ours(peer):
+        found: list[list[Any]] = []
+        with far_end("find"):
+            _, found = await self._look_up(key, providers=True)
+        named: dict[PeerId, PeerAddrs] = {}
+        per_path = [list(dict.fromkeys(path)) for path in (*found, self._store.get_claims(key))]
+        for peer, addrs in in_turn(per_path, 20 * most):
+            if peer == self._host.peer or peer in named or not _is_ours(peer):
                 continue
-            target = bare_addrs(peer, map(str, claim.addrs[: 2 * MAX_ADDRS]))
+            target = bare_addrs(peer, addrs)
             if target.addrs:
-                found[peer] = target
-        return tuple(found.values())[:most]
+                named[peer] = target
+        return tuple(named.values())[:most]
 
     def routing_table_size(self) -> int:
         size: int = self._dht.get_routing_table_size()
         return size
 
-    def _add_provider(self, key: bytes, provider: Any) -> None:
-        """Keep a record that somebody else's peer sent, bounded in keys and addresses."""
-        store = self._dht.provider_store
-        if key not in store.providers and len(store.providers) >= MAX_KEYS:
-            store.cleanup_expired()
-            if len(store.providers) >= MAX_KEYS:
-                return
-        self._keep(key, PeerInfo(provider.peer_id, provider.addrs[:MAX_ADDRS]))
+    async def _look_up(self, key: bytes, *, providers: bool) -> tuple[Lookup[Any], list[list[Any]]]:
+        """Walk every path to its end, or to the end of the time; what providers each of them heard of."""
+        own = library_id(self._host.peer)
+        lookup = Lookup(self._seeds(key), lambda peer: distance(peer.to_bytes(), key), own)
+        found: list[list[Any]] = [[] for _ in lookup.paths]
+
+        async def walk(path: int) -> None:
+            while (peer := lookup.next(path)) is not None:
+                with trio.move_on_after(QUESTION_TIMEOUT):
+                    if providers:
+                        claims, _ = await self._store._get_providers_from_peer_with_closers(peer, key)
+                        found[path] += [claim_of(claim) for claim in claims]
+                    nearer = await self._dht.peer_routing._query_peer_for_closest(peer, key)
+                    lookup.heard(path, peer, nearer)
+
+        with trio.move_on_after(FIND_TIMEOUT):
+            async with trio.open_nursery() as nursery:
+                for path in lookup.paths:
+                    for _ in range(AT_ONCE):
+                        nursery.start_soon(walk, path)
+        return lookup, found
+
+    def _seeds(self, key: bytes) -> list[list[Any]]:
+        """Where paths begin: whom we dialled ourselves, then whom the routing table knows, then who is connected."""
+        swarm = self._host.library.get_network()
+        dialled = [
+            far
+            for far, connections in swarm.connections.items()
+            if any(connection.direction == Direction.OUTBOUND for connection in connections)
+        ]
+        table = self._dht.routing_table.find_local_closest_peers(key, SEEDS)
+        return [dialled[:SEEDS], list(table), list(swarm.connections)[:SEEDS]]
+
+    async def _answer(self, stream: Any) -> None:
+        """Serve one stream of a peer that asks, within its number and its time."""
+        peer = peer_id(stream.muxed_conn.peer_id)
+        if self._asking[peer] >= STREAMS_EACH or not self._rate.allow(peer, trio.current_time()):
+            self._host.report(peer, Fault.FLOOD)
+            await stream.reset()
+            return
+        self._asking[peer] += 1
+        try:
+            with trio.move_on_after(STREAM_LIFE) as life:
+                await self._dht.handle_stream(Counted(stream))
+            if life.cancelled_caught:
+                await stream.reset()
+        finally:
+            self._asking[peer] -= 1
+            if not self._asking[peer]:
+                del self._asking[peer]
+
+
+def claim_of(claim: Any) -> tuple[PeerId, tuple[str, ...]]:
+    """What an answer says of one provider, as far as anybody reads it."""
+    return peer_id(claim.peer_id), tuple(str(addr) for addr in claim.addrs[: 2 * MAX_ADDRS])
 
 
 def _is_ours(peer: PeerId) -> bool:

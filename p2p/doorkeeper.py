@@ -96,6 +96,13 @@ class Doorkeeper:
         if visit.bound:
             self._rate.spend(visit.address, now, PUNISHED)
 
+    def binds(self, ip: str) -> bool:
+        """Whether the rules for one address hold for this one."""
+        try:
+            return self._visit(ip_address(ip)).bound
+        except ValueError:
+            return True
+
     def _visit(self, address: IPv4Address | IPv6Address) -> Visit:
         mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
         address = mapped or address

@@ -219,6 +219,10 @@ class Host:
                 self._doorkeeper.punish(address, now)
         self._connections.shut_out(peer)
 
+    def binds(self, ip: str) -> bool:
+        """Whether limits for one address hold for ``ip``."""
+        return self._doorkeeper.binds(ip)
+
     async def disconnect(self, peer: PeerId) -> None:
         with far_end("disconnect"), trio.move_on_after(DIAL_TIMEOUT):
             await self._swarm.close_peer(library_id(peer))

@@ -46,7 +46,7 @@ class FullScore(PeerScorer):
 
 
 def score_params(of: Callable[[ID], float]) -> ScoreParams:
-    """Below a quarter of the graylist no gossip, below half of it no messages, either way; peers are named by nobody."""
+    """Below a quarter of the graylist no gossip, below half no messages, either way; and nobody names peers to us."""
     return ScoreParams(
         gossip_threshold=GRAYLIST / 4,
         publish_threshold=GRAYLIST / 2,
