@@ -52,6 +52,8 @@ class Stage:
         self._env |= {"PASAR_HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config"), **settings}
         self._joined: list[str] = []
         self._scopes: dict[str, trio.CancelScope] = {}
+        self.pids: dict[str, int] = {}
+        self.ready: dict[str, dict[str, Any]] = {}
         self.gateway: PeerId
         self.client: Client
         self.overlay: Overlay
@@ -107,6 +109,7 @@ class Stage:
             child = await trio.lowlevel.open_process(
                 list(command), stdout=PIPE, stderr=log, cwd=ROOT, env=self._env, start_new_session=True
             )
+        self.pids[name] = child.pid
         try:
             assert child.stdout is not None
             said = b""
@@ -116,12 +119,17 @@ class Stage:
             head, _, body = said.partition(b"\n")[0].partition(b" ")
             if head != b"READY":
                 raise NotRun(f"{name} did not become ready: {path.read_text(errors='replace')[-2000:]}")
-            task_status.started(json.loads(body))
+            self.ready[name] = json.loads(body)
+            task_status.started(self.ready[name])
             with trio.CancelScope() as self._scopes[name]:
                 await child.wait()
         finally:
             with trio.CancelScope(shield=True):
                 await _end(child)
+
+    def log_of(self, name: str) -> str:
+        """What a process has said on stderr until now."""
+        return (self._folder / f"{name}.log").read_text(errors="replace")
 
     async def join(self, gateway: str) -> None:
         """Have a client of our own, connected with this peer."""
