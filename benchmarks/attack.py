@@ -77,9 +77,7 @@ async def measure(say: Say, seconds: float) -> Found:
         targets = [*_addrs(market), seller["addrs"][0]]
         during, failed, attack = await _under_attack(market, model, targets, seconds, say)
         rss.append(_memory(market))
-        if keep := os.environ.get("PASAR_ATTACK_LOGS"):
-            for name in NODES:
-                Path(keep, f"{name}.log").write_text(market.log_of(name))
+        _keep_logs(market)
         say(f"after the attack: {_mib(rss[1])}; a pause of {PAUSE_S:.0f} s")
         await trio.sleep(PAUSE_S)
         after = await jobs(market, model, JOBS)
@@ -145,6 +143,13 @@ async def _under_attack(
         raise NotRun("the attacker did not live to its end")
     counted: dict[str, Any] = json.loads(said[0].splitlines()[-1])
     return took, failed, counted
+
+
+def _keep_logs(market: Stage) -> None:
+    """What the nodes said, for whoever looks for the cause: into the folder that ``PASAR_ATTACK_LOGS`` names."""
+    if folder := os.environ.get("PASAR_ATTACK_LOGS"):
+        for name in NODES:
+            Path(folder, f"{name}.log").write_text(market.log_of(name))
 
 
 def _addrs(market: Stage) -> list[str]:

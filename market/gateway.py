@@ -20,6 +20,7 @@ from ledger.customers import CustomerBooks
 from ledger.journal import Writes
 from ledger.money import MAX_WEI, Settlement, price_for
 from ledger.sending import SendingBooks
+from market.auction import UNKNOWN_RTT_MS
 from market.auctioneer import Auctioneer
 from market.basket import Basket
 from market.bid import RESTING_PER_CLIENT, Bid, RestingBids, job_id
@@ -106,7 +107,7 @@ class Gateway:
             chance=m.nonce,
             exposures=self._exposures,
             newcomer_room=self._newcomer_room,
-            rtts=lambda: m.lines.rtts,
+            rtts=self._rtts,
             loads=self.loads.loads,
             start=self._start,
         )
@@ -213,6 +214,10 @@ class Gateway:
             if prices:
                 found[seller] = price_for(units, max(prices))
         return found
+
+    def _rtts(self) -> dict[PeerId, int]:
+        """Milliseconds to whoever has answered; whoever is connected counts as one that will."""
+        return dict.fromkeys(self._m.network.connected(), UNKNOWN_RTT_MS) | self._m.lines.rtts
 
     def _newcomer_room(self, limit: int, units: int) -> int:
         """Two small jobs at this bid's own price, or a fiftieth of the month's spend; less what is at risk already."""

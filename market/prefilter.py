@@ -20,7 +20,7 @@ from market.bid import time_price
 from market.book import Ask, OrderBook, Posting, Profile, profile_of
 from market.offer import unfit
 from market.refusal import Code, Refusal, Rule, hint_for, listed
-from market.scoring import UNKNOWN, Candidate, View, finish_ms, predicted_ms, score
+from market.scoring import PRIOR_PPM, UNKNOWN, Candidate, View, finish_ms, predicted_ms, score
 from p2p.peer import PeerId
 
 SMALL_JOB = 20_000_000  # units
@@ -59,7 +59,8 @@ class Matched:
     """The outcome: ``eligible`` offers, the best of them as ``candidates``, and the counts of all others.
 
     ``cheapest`` is the price of the cheapest offer that fails no rule but price, or else of the cheapest that could do
-    such a job at all; None when there is none. ``waiting``: excluded offers that may serve it a little later.
+    such a job at all; None when there is none. ``usual``: the cheapest that serves it of those who delivered before,
+    else of those who are there. ``waiting``: excluded offers that may serve it a little later.
     """
 
     terms: Terms
@@ -69,6 +70,7 @@ class Matched:
     candidates: tuple[Candidate, ...]
     cheapest: int | None
     waiting: int
+    usual: int | None = None
 
     def refusal(self) -> Refusal:
         """Why nobody is asked, with the counts and what to change."""
@@ -92,11 +94,14 @@ def prefilter(book: OrderBook, terms: Terms, views: Mapping[PeerId, View], now: 
 
 
 def match(book: OrderBook, terms: Terms, views: Mapping[PeerId, View], now: int) -> Matched:
-    """``prefilter``, where a bid without a limit gets one: twice the cheapest offer that serves it."""
+    """``prefilter``, where a bid without a limit gets one: twice what the likely cheapest asks.
+
+    An offer near nothing costs nothing to publish, and must not set the limit that keeps everybody else out.
+    """
     found = prefilter(book, terms, views, now)
     if terms.limit is not None or found.cheapest is None:
         return found
-    return prefilter(book, replace(terms, limit=default_limit(found.cheapest)), views, now)
+    return prefilter(book, replace(terms, limit=default_limit(found.usual or found.cheapest)), views, now)
 
 
 def default_limit(cheapest: int) -> int:
@@ -121,6 +126,8 @@ class _Sieve:
         self.open: list[tuple[list[Ask], int | None]] = []  # shelves that serve, each with its predicted finish
         self.eligible = self.waiting = 0
         self.serving: list[int] = []  # prices that fail no rule but price, the lowest of each shelf
+        self.there: list[int] = []  # the same of sellers that are connected, or answered before
+        self.proven: list[int] = []  # and of those that have delivered
         self.able: list[int] = []  # the same of those that could do such a job at all
 
     def run(self) -> Matched:
@@ -139,7 +146,10 @@ class _Sieve:
         best = min(self.serving, default=None)
         cheapest = best if best is not None else min(self.able, default=None)
         excluded = {rule: self.excluded[rule] for rule in Rule if self.excluded[rule]}
-        return Matched(self.terms, known, self.eligible, excluded, tuple(self.candidates), cheapest, self.waiting)
+        usual = min(self.proven or self.there, default=None)
+        return Matched(
+            self.terms, known, self.eligible, excluded, tuple(self.candidates), cheapest, self.waiting, usual
+        )
 
     def _met(self) -> Iterator[tuple[Posting, View]]:
         for seller in self.views:
@@ -238,12 +248,19 @@ class _Sieve:
         finish = predicted_ms(self.shape, entry, view, profile.load_ms)
         rule = self._met_rule(offer.price_of(self.shape), finish, view)
         if rule in (None, Rule.PRICE) and self._beside_price(offer.price_of(self.shape), finish, view) is None:
-            self.serving.append(offer.price_of(self.shape))
+            self._serves(offer.price_of(self.shape), view)
         self._count(rule, 1)
         if rule is None:
             self.candidates.append(self._candidate(posting, view, finish))
         elif rule is Rule.REFUSED_LATELY or (rule is Rule.FINISH and self._only_queued(finish, view)):
             self.waiting += 1
+
+    def _serves(self, price: int, view: View) -> None:
+        self.serving.append(price)
+        if view.rtt_ms is not None:
+            self.there.append(price)
+        if view.delivered_ppm > PRIOR_PPM:
+            self.proven.append(price)
 
     def _met_rule(self, price: int, finish: int | None, view: View) -> Rule | None:
         if view.banned:

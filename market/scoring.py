@@ -113,13 +113,16 @@ def distinct(candidates: Iterable[Candidate], most: int) -> list[Candidate]:
 def draw(candidates: Sequence[Candidate], prefer: Prefer, chance: Chance, asked: int = ASKED) -> list[Candidate]:
     """Whom to ask, at most ``asked``, best first. In one auction of twenty one place is a newcomer's.
 
-    Whoever says that it is full is asked only when nobody else is left.
+    Whoever says that it is full is asked only when nobody else is left. Where anybody is connected, or has answered
+    before, strangers are asked in that one auction of twenty alone: an offer costs nothing, and a book full of sellers
+    that are not there would take every place with low prices.
     """
     candidates = [one for one in candidates if not one.full] or candidates
     by_score = sorted(candidates, key=lambda one: (one.score, one.seller))
     kept = _newcomer(by_score, chance) if chance.randrange(100) < NEWCOMER_PERCENT else []
+    by_score = [one for one in by_score if one.rtt_ms is not None] or by_score
     if prefer is Prefer.PRICE:
-        pool = sorted(candidates, key=lambda one: (one.price, one.score, one.seller))
+        pool = sorted(by_score, key=lambda one: (one.price, one.score, one.seller))
     else:
         pool = _shuffled(distinct(by_score, BAND), chance)
     drawn = distinct(pool, asked)

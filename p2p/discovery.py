@@ -161,13 +161,28 @@ class KademliaDiscovery:
             if any(connection.direction == Direction.OUTBOUND for connection in connections)
         ]
         table = self._dht.routing_table.find_local_closest_peers(key, SEEDS)
-        return [dialled[:SEEDS], list(table), list(swarm.connections)[:SEEDS]]
+        return [
+            [far for far in dialled if self._speaks(far)][:SEEDS],
+            list(table),
+            [far for far in swarm.connections if self._speaks(far)][:SEEDS],
+        ]
+
+    def _speaks(self, far: Any) -> bool:
+        """Whether a connected peer has said that it serves the DHT. One that has said nothing yet may."""
+        try:
+            said = self._host.library.get_peerstore().get_protocols(far)
+        except Exception:  # nothing is known of it, which the library says in more than one way
+            return True
+        return not said or PROTOCOL in said
 
     async def _answer(self, stream: Any) -> None:
         """Serve one stream of a peer that asks, within its number and its time."""
         peer = peer_id(stream.muxed_conn.peer_id)
-        if self._asking[peer] >= STREAMS_EACH or not self._rate.allow(peer, trio.current_time()):
-            self._host.report(peer, Fault.FLOOD)
+        if not self._rate.allow(peer, trio.current_time()):
+            self._host.report(peer, Fault.FLOOD, "dht streams")
+            await stream.reset()
+            return
+        if self._asking[peer] >= STREAMS_EACH:  # nobody's fault: its earlier ones may be waiting for us
             await stream.reset()
             return
         self._asking[peer] += 1

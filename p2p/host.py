@@ -206,13 +206,13 @@ class Host:
 
         self.library.set_stream_handler(TProtocol(protocol), accept)
 
-    def report(self, peer: PeerId, fault: Fault) -> None:
+    def report(self, peer: PeerId, fault: Fault, what: str = "") -> None:
         """Write down what a peer did wrong. Once it is graylisted it is shut out, until time has healed that."""
         now = trio.current_time()
         before = self.scores.graylisted(peer, now)
         if peer == self._peer or self.scores.fault(peer, fault, now) > self.scores.graylist or before:
             return
-        log.info("peer_shut_out", peer=peer_text(peer), last=fault.value)
+        log.info("peer_shut_out", peer=peer_text(peer), last=what or fault.value, faults=self.scores.faults(peer))
         for connection in self._swarm.get_connections(library_id(peer)):
             address = connection_ip(connection.muxed_conn)
             if address is not None:
@@ -264,7 +264,7 @@ class Host:
                 return
             too_many = self._inbound[peer] >= MAX_STREAMS + LIBRARY_STREAMS
             if too_many or not self._rate.allow(peer, trio.current_time()):
-                self.report(peer, Fault.FLOOD)
+                self.report(peer, Fault.FLOOD, "streams")
                 await stream.reset()
                 return
             self._inbound[peer] += 1

@@ -185,7 +185,7 @@ class MemoryNode:
         await trio.lowlevel.checkpoint()
         self._drop(peer)
 
-    def report(self, peer: PeerId, fault: Fault) -> None:
+    def report(self, peer: PeerId, fault: Fault, what: str = "") -> None:
         """Write down what a peer did wrong; at the graylist its connection ends."""
         if self.scores.fault(peer, fault, trio.current_time()) <= self.scores.graylist:
             self._drop(peer)

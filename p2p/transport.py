@@ -107,8 +107,8 @@ class Network(Protocol):
         ...
 
     async def disconnect(self, peer: PeerId) -> None: ...
-    def report(self, peer: PeerId, fault: Fault) -> None:
-        """Write down what a peer did wrong, connected or not; at the graylist it is shut out."""
+    def report(self, peer: PeerId, fault: Fault, what: str = "") -> None:
+        """Write down what a peer did wrong, connected or not; at the graylist it is shut out. ``what``: for the log."""
         ...
 
     def subscribe_peers(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerChange]]:

@@ -28,7 +28,7 @@ SUBSCRIPTIONS_PER_SECOND, SUBSCRIPTIONS_BURST = 5.0, 128.0
 CONTROLS_PER_SECOND, CONTROLS_BURST = 50.0, 500.0  # IHAVE, IWANT, GRAFT, PRUNE and IDONTWANT entries
 IDS_MOST = 512  # message ids in the entries of one RPC
 
-Report = Callable[[PeerId, Fault], None]
+Report = Callable[[PeerId, Fault, str], None]
 
 
 class FullScore(PeerScorer):
@@ -74,7 +74,7 @@ class GuardedRouter(Router):
         sender, control = PeerId(sender_peer_id.to_bytes()), rpc.control
         entries = sum(map(len, (control.ihave, control.iwant, control.graft, control.prune, control.idontwant)))
         if not self._controls.allow(sender, trio.current_time(), max(1, entries)):
-            self._report(sender, Fault.FLOOD)
+            self._report(sender, Fault.FLOOD, "gossip controls")
             return
         for named in (control.ihave, control.graft, control.prune):
             _keep(named, [entry for entry in named if entry.topicID in self.mesh])
@@ -113,7 +113,7 @@ class PubsubGuard:
         peer = PeerId(sender.to_bytes())
         if self._unwelcome(peer):
             return False
-        return self._within(self._rpcs, peer)
+        return self._within(self._rpcs, peer, "gossip rpcs")
 
     async def _push_within(self, forwarder: ID, message: Any) -> None:
         """Take one message in. Seen ones cost nothing; the signature of any other is paid from its budget."""
@@ -123,18 +123,18 @@ class PubsubGuard:
                 return  # nobody's fault: a neighbour passes on what many others say
             await self._push(forwarder, message)
             if _unsigned.pop(id(message), None) is not None:
-                self._report(peer, Fault.BAD_SIGNATURE)  # it had to check it before it passed it on
+                self._report(peer, Fault.BAD_SIGNATURE, "gossip")  # it had to check it before it passed it on
             return
         await self._push(forwarder, message)
 
     def _subscribe_within(self, origin: ID, entry: Any) -> None:
-        if self._within(self._subscriptions, PeerId(origin.to_bytes())):
+        if self._within(self._subscriptions, PeerId(origin.to_bytes()), "gossip subscriptions"):
             self._subscribe(origin, entry)
 
-    def _within(self, rate: RateLimit, peer: PeerId) -> bool:
+    def _within(self, rate: RateLimit, peer: PeerId, what: str) -> bool:
         allowed = rate.allow(peer, trio.current_time())
         if not allowed:
-            self._report(peer, Fault.FLOOD)
+            self._report(peer, Fault.FLOOD, what)
         return allowed
 
 
