@@ -2,7 +2,7 @@
 
 The same set of offers gives the same book in whatever order it arrives. Bytes that are wrong in themselves are
 rejected; what is relative (late, repeated, of another network, from the future) is ignored. Two different offers under
-one serial are rejected, neither counts, and the pair is kept as proof. Pure: ``now`` is the calendar in seconds; the
+one serial both go, neither counts, and the pair is kept as proof. Pure: ``now`` is the calendar in seconds; the
 subnet of a seller is told by the caller, who alone knows it. Knows no bid and no score.
 """
 
@@ -138,6 +138,16 @@ class OrderBook:
             for key in [key for key in crowd if key[0] == seller]:
                 del crowd[key]
 
+    @property
+    def measured_sellers(self) -> set[PeerId]:
+        """Whom a job was bought of."""
+        return self._measured
+
+    def take_proofs(self) -> list[tuple[Signed, Signed]]:
+        """The pairs found since this was asked last."""
+        taken, self.proofs = self.proofs, []
+        return taken
+
     def locate(self, seller: PeerId, pipeline: str, subnet: bytes) -> None:
         """The subnet that a connection to this seller showed."""
         known = self._postings.get((seller, pipeline))
@@ -191,14 +201,14 @@ class OrderBook:
         return None if known is None else known.envelope
 
     def _equivocated(self, key: Key, known: Posting, offer: Offer, envelope: Signed) -> Verdict:
-        """Both go, and none of that serial comes back. Only the first sight of it costs the forwarder."""
+        """Both go, and none of that serial comes back. It costs the seller; who passed it on had seen one of them."""
         if not known.barred and len(self.proofs) < MAX_PROOFS:
             self.proofs.append((known.envelope, envelope))
         if not known.barred or offer.expires_at > known.offer.expires_at:
             latest = max((known.offer, known.envelope), (offer, envelope), key=lambda pair: pair[0].expires_at)
             self._remove(key)
             self._insert(key, Posting(*latest, known.subnet, barred=True))
-        return Verdict.IGNORE if known.barred else Verdict.REJECT
+        return Verdict.IGNORE
 
     def _room(self, key: Key, subnet: bytes | None, now: int) -> bool:
         """Whether a new key fits. When full, the latest of the most crowded subnet of never-measured sellers goes."""

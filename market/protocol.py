@@ -15,6 +15,7 @@ JOB = "/pasar/job/1"  # one attempt at one job: gateway and orchestrator
 LOAD = "/pasar/load/1"  # queue and warm models, on change
 BOOK = "/pasar/book/2"  # a neighbour's book: pages, and sums to find what differs
 BOOK_1 = "/pasar/book/1"  # its forerunner: pages alone
+PROOF = "/pasar/proof/1"  # two offers under one serial, shown to a neighbour
 
 OFFER_FRAME = 4 * 1024  # a gossiped message, envelope included
 CONTROL_FRAME = 256 * 1024
@@ -27,6 +28,7 @@ STREAMS: dict[str, int] = {
     LOAD: CONTROL_FRAME,
     BOOK: CONTROL_FRAME,
     BOOK_1: CONTROL_FRAME,
+    PROOF: CONTROL_FRAME,
 }
 
 JOB_BUYER = ("award", "tickets", "cancellation", "resume", "closure")  # market/jobwire.py
@@ -47,6 +49,7 @@ MESSAGES: dict[str, tuple[str, ...]] = {
     LOAD: ("hello", "load-ask", "load", "loads-heard"),  # market/loads.py, market/offer.py
     BOOK: ("hello", "book-ask", "book-page", "book-sums-ask", "book-sums", "book-want"),  # market/bookwire.py
     BOOK_1: ("hello", "book-ask", "book-page"),
+    PROOF: ("hello", "equivocation"),  # market/equivocation.py
 }
 GOSSIP = ("signed",)  # an offer in its envelope
 
@@ -69,7 +72,15 @@ WORKER = (  # compute/messages.py, between a node and its worker
 DOOR = (  # market/localdoor.py, between a running node and a command of the same user
     *("wallet-question", "holdings", "deposit-order", "deposited", "door-refusal"),
 )
-DISK = ("buying-record", "selling-record", "job", "kept-work", "trace-index")  # what a restart reads back
+DISK = (
+    "buying-record",
+    "selling-record",
+    "job",
+    "kept-work",
+    "trace-index",
+    "kept-proof",
+    "kept-proofs",
+)  # what a restart reads back
 
 
 def offers_topic(network: str, pipeline: str) -> str:

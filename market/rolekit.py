@@ -27,6 +27,7 @@ from market.config import Config, Role, passphrase_of
 from market.hello import Greeter
 from market.instance import Instance, MeetingPoint, meet
 from market.overlay import Overlay, Wiring, open_book
+from market.proofkeeper import ProofKeeper
 from p2p.addresses import parse_target
 from p2p.errors import Misconfigured, Unavailable
 from p2p.identity import Identity, load_or_create
@@ -70,6 +71,7 @@ class Base:
     overlay: Overlay
     greeter: Greeter
     feed: BookFeed
+    proofs: ProofKeeper
 
 
 async def open_purse(config: Config, instance: Instance, nursery: trio.Nursery) -> tuple[Purse, Identity]:
@@ -123,7 +125,9 @@ async def build_base(
     feed = BookFeed(overlay.host, overlay.gossip, greeter, PIPELINES, time.time)
     await nursery.start(overlay.run)
     await nursery.start(feed.run)
-    return Base(config, role, instance, identity, overlay, greeter, feed)
+    proofs = ProofKeeper(overlay.host, greeter, feed.book, instance.path / "proofs", time.time)
+    await nursery.start(proofs.run)
+    return Base(config, role, instance, identity, overlay, greeter, feed, proofs)
 
 
 def listen_locally(point: MeetingPoint | None) -> str:

@@ -28,6 +28,7 @@ from ledger.redeemer import Redeemer
 from ledger.sending import SendingBooks
 from market.config import Config, Role, passphrase_of
 from market.controls import ControlLines
+from market.conversation import now_ms
 from market.gateway import Gateway, Means
 from market.instance import Instance, claim
 from market.keeping import Keeping
@@ -179,6 +180,7 @@ async def run_gateway(life: Life) -> None:
         wall_time=time.time,
     )
     gateway = Gateway(means)
+    base.proofs.tell(lambda seller: gateway.reputation.fault(seller, now_ms(), proof=True))
     await nursery.start(lines.run)
     await nursery.start(gateway.run)
     life.drains.append(gateway.drain)

@@ -32,7 +32,7 @@ SHELL = {  # whatever touches the world, or another shell
     "market": "aftermath auctioneer basket bidding bidserver bookfeed bookserver client commands config console "
     "controls conversation counter demo demo_client demo_show demo_stage gateway handover hello http "
     "instance jobrun jobstore keeping lightclient loaddesk loadfeed localdoor looking offering "
-    "orchestrator outcome overlay parcels progress purchase quotedesk readystreams rolekit roles sale "
+    "orchestrator outcome overlay parcels progress proofkeeper purchase quotedesk readystreams rolekit roles sale "
     "sessionstore wallet_commands walletdoor",
 }
 OUTSIDE = set(

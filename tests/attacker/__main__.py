@@ -82,7 +82,6 @@ def main() -> int:
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.CRITICAL)
-    os.nice(10)  # what it costs itself is not what it costs the others
     raise_open_files()
     dial_from_sources()
     acts = [act for act in ACTS if not given.only or act.__name__ in given.only]

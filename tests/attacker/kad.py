@@ -27,6 +27,8 @@ async def ask(stand: Stand, *messages: Message, streams: int, each: int) -> None
                 with trio.move_on_after(0.01):
                     await stream.receive()
                 await stream.reset()
+            if target.peer not in host.connected():
+                return
 
 
 async def records(stand: Stand) -> None:
@@ -42,6 +44,8 @@ async def records(stand: Stand) -> None:
                 await stream.send(encode_varint_prefixed(record.SerializeToString()))
                 stand.done["dht records"] += 1
                 await stream.aclose()
+            if target.peer not in host.connected():
+                return
 
 
 async def questions(stand: Stand) -> None:

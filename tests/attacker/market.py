@@ -127,6 +127,8 @@ async def torn_messages(stand: Stand) -> None:
                 stand.done["torn messages"] += 1
                 with trio.move_on_after(0.02):
                     await stream.receive()
+            if target.peer not in host.connected():
+                return
 
 
 ACTS: list[Act] = [rfq_flood, awards, bids, torn_messages]

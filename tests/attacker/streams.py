@@ -49,9 +49,12 @@ async def garbage(stand: Stand) -> None:
                     stream = await stand.raw_stream(host, target, protocol, hello=bool(stand.chance.getrandbits(1)))
                     await stream.send(lie)
                     stand.done["lies"] += 1
-                    with trio.move_on_after(0.05):
+                    with trio.move_on_after(0.02):
                         await stream.receive()
-                    await (stream.reset() if stand.chance.getrandbits(1) else stream.aclose())
+                    if stand.chance.getrandbits(1):
+                        await stream.reset()
+                if target.peer not in host.connected():
+                    return  # shut out: the next round is another peer's
 
 
 async def wrong_order(stand: Stand) -> None:
@@ -71,8 +74,10 @@ async def wrong_order(stand: Stand) -> None:
                     stream = await stand.stream(host, target, protocol)
                     await stream.send(*[message] * 50)
                     stand.done["misplaced"] += 50
-                    with trio.move_on_after(0.05):
+                    with trio.move_on_after(0.02):
                         await stream.receive()
+                if target.peer not in host.connected():
+                    return
 
 
 async def never_reading(stand: Stand) -> None:

@@ -36,6 +36,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "gossip": ("signed", "offer"),
     "load": tuple(k for k in protocol.MESSAGES[protocol.LOAD] if k not in _COMMON),
     "book": tuple(k for k in protocol.MESSAGES[protocol.BOOK] if k not in _COMMON),
+    "proof": tuple(k for k in protocol.MESSAGES[protocol.PROOF] if k not in _COMMON),
     "transfer": protocol.TRANSFERS,
     "worker": protocol.WORKER,
     "door": protocol.DOOR,
