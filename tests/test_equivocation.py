@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from market import proofkeeper
 from market.book import OrderBook
 from market.equivocation import MAX_PROOFS, Equivocation, culprit, which_goes
 from market.hello import Greeter
@@ -23,6 +24,7 @@ from p2p.peer import PeerId
 from p2p.scores import GRAYLIST
 from p2p.stream import MessageStream
 from p2p.transport import PeerAddrs
+from tests.contracts.network import until
 from tests.support.hostile import hung_up
 from tests.support.market_values import NETWORK, NOW, SETTLEMENT, Key, signed_offer, stranger
 
@@ -59,6 +61,11 @@ def test_strangers_go_before_those_we_dealt_with() -> None:
     assert which_goes(kept, set(kept)) == stranger(0)
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proofkeeper, "LOOK_S", 0.01)
+
+
 class Side:
     """One node with a book and a keeper."""
 
@@ -93,27 +100,26 @@ async def sides(path: Path, count: int = 2, now: float = NOW) -> AsyncGenerator[
 
 
 async def test_it_is_shut_out_here_and_where_the_proof_is_shown(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    tmp_path: Path,
 ) -> None:
     liar = Key(1).peer
     async with sides(tmp_path, 3) as (here, there, far):
         here.hear(pair())
         assert not here.shut_out(liar)
-        await trio.sleep(5)
+        await until(lambda: all(side.shut_out(liar) for side in (here, there, far)))
         for side in (here, there, far):
-            assert side.shut_out(liar)
             assert side.convicted == [liar]
             assert len(side.keeper) == 1
         assert not any(here.node.scores.score(side.node.peer, trio.current_time()) for side in (there, far))
-    assert all((tmp_path / f"{n}" / "proofs").exists() for n in range(3))
+        await until(lambda: all((tmp_path / f"{n}" / "proofs").exists() for n in range(3)))
 
 
 async def test_it_counts_again_after_a_restart_and_not_for_ever(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    tmp_path: Path,
 ) -> None:
     async with sides(tmp_path, 1) as (side,):
         side.hear(pair())
-        await trio.sleep(5)
+        await until((tmp_path / "0" / "proofs").exists)
     async with sides(tmp_path, 1) as (side,):
         assert side.convicted == [Key(1).peer]
         assert side.shut_out(Key(1).peer)
@@ -125,7 +131,7 @@ async def test_it_counts_again_after_a_restart_and_not_for_ever(
 
 
 async def test_a_lie_shown_as_a_proof_is_a_fault_of_who_shows_it(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    tmp_path: Path,
 ) -> None:
     async with sides(tmp_path) as (here, there):
         proof = pair()
@@ -136,7 +142,7 @@ async def test_a_lie_shown_as_a_proof_is_a_fault_of_who_shows_it(
         assert len(here.keeper) == 0
 
 
-async def test_proofs_are_bounded_in_number_and_in_rate(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+async def test_proofs_are_bounded_in_number_and_in_rate(tmp_path: Path) -> None:
     async with sides(tmp_path) as (here, there):
         stream = MessageStream(await there.node.open(here.node.peer, PROOF))
         await there.keeper._greeter.say(stream)
