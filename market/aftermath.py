@@ -13,9 +13,13 @@ from ledger.journal import Also
 from market import jobwire as wire
 from market.basket import EXCUSED, Basket, Bought
 from market.conversation import now_ms
+from market.pace import Pace
+from market.quote import Quote
 from market.session import commands
 from market.sessionstore import Counted
+from p2p.codec import decode_as
 from p2p.peer import PeerId, address_of, peer_text
+from p2p.scores import Fault
 
 log = structlog.get_logger(__name__)
 
@@ -23,8 +27,8 @@ log = structlog.get_logger(__name__)
 class Aftermath:
     """Of one attempt. ``counted`` is what an earlier life of this process has counted of it."""
 
-    def __init__(self, basket: Basket, seller: PeerId, award: wire.Award, counted: Counted) -> None:
-        self._b, self._seller, self._award, self._counted = basket, seller, award, counted
+    def __init__(self, basket: Basket, seller: PeerId, award: wire.Award, counted: Counted, pace: Pace) -> None:
+        self._b, self._seller, self._award, self._counted, self._pace = basket, seller, award, counted, pace
         self._recipient = address_of(seller)
         self._counting = trio.Lock()  # a fault of a stream and one of the machine may come together
 
@@ -48,7 +52,7 @@ class Aftermath:
             self._measure(end, bought, late_ms, accepted=accepted)
             if bought is not None:
                 await books.record_delivered(self._recipient, mark)
-            elif end.code == wire.LOST and accepted:
+            elif self._pace.stalled or (end.code == wire.LOST and accepted):
                 await books.record_fault(self._recipient, mark)
             else:
                 await self._b.store.count(mark)
@@ -56,14 +60,21 @@ class Aftermath:
     def _measure(self, end: commands.Close, bought: Bought | None, late_ms: int, *, accepted: bool) -> None:
         seller, now, reputation, shape = self._seller, now_ms(), self._b.reputation, self._award.spec.shape
         if bought is not None:
-            run_ms = bought.inside.times.run_ms
+            times = bought.inside.times
+            run_ms = self._pace.run_ms(times.run_ms, times.queued_ms if self._quote.queue else 0)
             reputation.delivered(seller, now, model=shape.model, units=shape.units, run_ms=run_ms, late_ms=late_ms)
         elif end.refusal is not None:
             reputation.refused(seller, now)
-        elif end.code in (wire.LOST, wire.SILENT) or (accepted and end.code not in EXCUSED):
+            if end.refusal.code == wire.BUSY and self._quote.hold_ms:
+                self._b.report(seller, Fault.REFUSED_FIRM)
+        elif self._pace.stalled or end.code in (wire.LOST, wire.SILENT) or (accepted and end.code not in EXCUSED):
             # What a lost one was paid stays as credit with it, and never is the customer's. Its exposure falls; it is
             # not banned: it may be all there is, and back soon.
             reputation.failed(seller, now)
+
+    @property
+    def _quote(self) -> Quote:
+        return decode_as(Quote, self._award.quote.payload)
 
     def _mark(self, what: Counted) -> Also:
         return self._b.store.mark(self._seller, self._award.job_id, self._award.attempt, what)

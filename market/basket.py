@@ -20,6 +20,7 @@ from market.reputation import Reputation
 from market.sessionstore import SessionStore
 from p2p.envelope import Signer
 from p2p.peer import PeerId
+from p2p.scores import Fault
 
 # Codes under which the seller is asked for fresh TicketParams, and the same payment is made again.
 BROKEN = "BROKEN"  # how an attempt ends when our own side gives way: a disk, a bug
@@ -49,6 +50,7 @@ class Basket:
     small_job: int
     terms: dict[PeerId, tuple[float, TicketParams]] = field(default_factory=dict)
     reached: Callable[[str], None] = lambda point: None  # told at points that a restart must survive
+    report: Callable[[PeerId, Fault], None] = lambda peer, fault: None  # what a seller did wrong as a peer
 
 
 @dataclass(frozen=True, slots=True)

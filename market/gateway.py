@@ -57,6 +57,7 @@ log = structlog.get_logger(__name__)
 KEEP_S = 600.0  # results of finished jobs, for a client that comes back
 MAX_JOBS = 1024
 ROOM_PART = 16  # of the room left, the most that one client has open: keys cost nothing, so nobody may be the last
+ADDRESS_PART = 4  # of all jobs, what the clients of one address have open, where rules for one address bind
 SWEEP_S = 15.0
 MONTH_S = 30 * 86_400.0
 NEWCOMER_PART = 50  # of a month's spend, what all newcomers together may owe us
@@ -83,6 +84,7 @@ class Means:
     nonce: Callable[[int], bytes]
     wall_time: Callable[[], float]
     reached: Callable[[str], None] = lambda point: None
+    binds: Callable[[str], bool] = lambda ip: False  # whether rules for one address hold for this one
 
 
 class Gateway:
@@ -115,6 +117,7 @@ class Gateway:
         self._going: list[JobRun] = []  # of them, those without an outcome when it was last looked
         self._ended_at: dict[bytes, float] = {}
         self._shelved: set[str] = set()  # results on disk whose runs this process does not remember
+        self._from: dict[bytes, str | None] = {}  # where the client of a run was
         self._nursery: trio.Nursery | None = None
         self._month_spent = 0
         self.draining = False
@@ -152,10 +155,11 @@ class Gateway:
             return simple(Code.NO_CREDIT, "name a limit: off the development chain none is chosen for you")
         if self.draining or not self._room():
             return simple(Code.BUSY, "this gateway takes no more bids now", limit_wei=bid.limit)
-        if self._of(raw.peer) >= self._share():
+        if self._of(raw.peer) >= self._share() or self._crowded(raw):
             return simple(Code.TOO_MANY, "too many bids of yours are open", limit_wei=bid.limit)
         run = self._runs[name] = JobRun(self._counter, name, raw.peer, bid, free=True)
         self._going.append(run)
+        self._from[name] = raw.remote.ip
         kept = await self._m.results.note(name_of(name), JobDone) if name_of(name) in self._shelved else None
         if kept is not None:
             run.recall(kept)
@@ -191,6 +195,7 @@ class Gateway:
             rtts=lambda seller: m.lines.rtts.get(seller, 0),
             small_job=m.small_job,
             reached=m.reached,
+            report=m.network.report,
         )
 
     # -- runs and purchases ------------------------------------------------------------------------------------------
@@ -229,6 +234,14 @@ class Gateway:
     def _of(self, client: PeerId) -> int:
         return sum(run.client == client for run in self._unfinished())
 
+    def _crowded(self, raw: Stream) -> bool:
+        """Whether the address that this comes from has as many jobs open as one address may have."""
+        ip = raw.remote.ip
+        if ip is None or not self._m.binds(ip):
+            return False
+        open_there = (at == ip and not self._runs[name].over.is_set() for name, at in self._from.items())
+        return sum(open_there) >= MAX_JOBS // ADDRESS_PART
+
     def _share(self) -> int:
         """How many bids one client may have open now: all it may ever have, until half of the room is taken."""
         return min(RESTING_PER_CLIENT, -(-(MAX_JOBS - len(self._unfinished())) // ROOM_PART))
@@ -265,6 +278,7 @@ class Gateway:
     def _forget(self, name: bytes) -> None:
         run = self._runs.pop(name, None)
         self._ended_at.pop(name, None)
+        self._from.pop(name, None)
         if run is not None and isinstance(run.outcome, JobDone):
             self._shelved.add(name_of(name))
 

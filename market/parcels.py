@@ -19,6 +19,7 @@ from p2p.errors import MalformedMessage, PeerFault
 from p2p.stream import MessageStream
 
 MAX_HELD = 64 * 2**20  # a picture of 1024 x 1024 is 4 MiB at most
+REPEATS = 4  # times that a blob is sent whole, before whoever asks for it again is left: it says what it has
 MAX_EXPECTED = MAX_ARTIFACTS + MAX_INPUTS  # as many as a Resume can speak of
 
 Read = Callable[[int, int], Awaitable[bytes]]  # offset and length -> the bytes there
@@ -33,6 +34,7 @@ class Parcels:
         self._parts: dict[bytes, dict[int, bytes]] = {}
         self._whole: dict[bytes, bytes] = {}
         self._sending: dict[bytes, tuple[Outgoing, trio.Event]] = {}
+        self._sent: dict[bytes, int] = {}
         self.acks = 0  # chunks that the other side wrote
 
     def offer(self, ref: BlobRef, data: bytes | Read) -> None:
@@ -106,6 +108,7 @@ class Parcels:
                 room = trio.Event()
                 self._sending[blob] = (outgoing, room)
                 while (index := outgoing.next_index()) is not None:
+                    self._spend(ref, chunk_size(ref.size, index))
                     await stream.send(outgoing.chunk(index, await _piece(data, index, ref.size)))
                 if not outgoing.done:
                     await room.wait()
@@ -113,9 +116,16 @@ class Parcels:
             self._sending.pop(blob, None)
         return True
 
+    def _spend(self, ref: BlobRef, size: int) -> None:
+        """Count bytes that leave. Raises PeerFault when they have left too often."""
+        sent = self._sent.get(ref.blob, 0) + size
+        if sent > REPEATS * ref.size:
+            raise PeerFault("the same bytes were asked for too often")
+        self._sent[ref.blob] = sent
+
     def forget(self) -> None:
         """Nothing of this job is needed any more."""
-        for held in (self._offered, self._incoming, self._parts, self._whole):
+        for held in (self._offered, self._incoming, self._parts, self._whole, self._sent):
             held.clear()
 
     def _settle(self, blob: bytes) -> bool:

@@ -7,6 +7,7 @@ checks every digest and the Receipt. ``outcome`` is the attempt's result. Knows 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,6 +23,7 @@ from market.bidwire import JobNews, News
 from market.conversation import Conversation, closing
 from market.keeping import name_of
 from market.opening import check_receipt, unsealed
+from market.pace import Pace
 from market.parcels import Parcels
 from market.receipt import Receipt, countersign
 from market.session import Buying, BuyingState, commands, events
@@ -45,6 +47,7 @@ TAKEN = (
     *(BuyingState.ACCEPTED, BuyingState.RUNNING, BuyingState.RECEIVING),
     *(BuyingState.PAYING, BuyingState.OPENING),
 )
+AT_WORK = (BuyingState.ACCEPTED, BuyingState.RUNNING)
 TICKETS_PER_PRICE = 4  # at least: what one ticket is worth beyond what is due is lent to its seller
 
 
@@ -65,7 +68,8 @@ class Purchase:
     ) -> None:
         self._b, self.seller, self.session, self._tell = basket, seller, session, tell
         self.award = session.award
-        self._aftermath = Aftermath(basket, seller, self.award, counted)
+        self._pace = Pace(self.award.finish_by_ms)
+        self._aftermath = Aftermath(basket, seller, self.award, counted, self._pace)
         self.recipient = address_of(seller)
         self.parcels = Parcels()
         self.talk = Conversation(
@@ -105,6 +109,7 @@ class Purchase:
         await self._restore_ciphers()
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._keep_connected)
+            self._nursery.start_soon(self._give_up_stalled)
             task_status.started()
             try:
                 await self.talk.run()
@@ -114,6 +119,17 @@ class Purchase:
                 self.decided.set()
                 self.over.set()
             self._nursery.cancel_scope.cancel()
+
+    async def _give_up_stalled(self) -> None:
+        """Take the job back from a seller that took it, stays connected, and does nothing for too long."""
+        await self.accepted.wait()
+        while self.session.state in AT_WORK:
+            left = self._pace.word_at + self._pace.patience_s - trio.current_time()
+            if left <= 0:
+                self.log.warning("given up: no word on the work", seconds=int(self._pace.patience_s))
+                self._pace.stalled = True
+                return self.cancel()
+            await trio.sleep(left)
 
     # -- the stream --------------------------------------------------------------------------------------------------
 
@@ -175,12 +191,14 @@ class Purchase:
         self._changed.set()
         self._changed = trio.Event()
         record = self.session.record
+        self._pace.saw((record.state, record.progress), trio.current_time())
         if record.state in TAKEN and not self.accepted.is_set():
+            self._pace.taken(trio.current_time())
             self.accepted.set()
             self.decided.set()
             self._news(News.AWARDED, wei=self.award.price)
         if record.seal is not None and self.sealed_at is None:
-            self.sealed_at = trio.current_time()
+            self.sealed_at = self._pace.sealed_at = trio.current_time()
             self._news(News.SEALED, wei=record.price)
 
     async def _keep_ciphers(self) -> None:
@@ -328,7 +346,8 @@ class Purchase:
         await self._b.books.release(self.recipient, self.award.job_id)
         bought = self.bought if self.session.record.delivered else None
         await self._aftermath.close(close, bought, self._late_ms(), accepted=self.accepted.is_set())
-        self.ended = Ended(close.code, close.hint, close.cost, close.paid)
+        code = wire.SILENT if self._pace.stalled and close.code == wire.CANCELLED else close.code
+        self.ended = Ended(code, close.hint, close.cost, close.paid)
         self.decided.set()
         if self._nursery is not None:
             self._nursery.start_soon(self._end, close)
@@ -338,8 +357,8 @@ class Purchase:
         if self.bought is not None:
             with trio.move_on_after(LAST_VERDICT_S):
                 await self._until(lambda: self._all_settled)
-        self.ended = Ended(close.code, close.hint, close.cost, self.session.paid)
-        self.log.info("purchase closed", code=close.code, paid=self.session.paid, spent=close.cost)
+        self.ended = replace(self.ended or Ended(close.code), cost=close.cost, paid=self.session.paid)
+        self.log.info("purchase closed", code=self.ended.code, paid=self.session.paid, spent=close.cost)
         self.over.set()
         with trio.move_on_after(LATE_KEY_S):
             if self.session.record.paid and self.bought is None:

@@ -26,6 +26,7 @@ RFQ_PER_SECOND = 20
 QUOTES_COUNTED = 100
 AWARDS_OWED = 5  # more than so many of the last QUOTES_COUNTED, else no hold
 NEWCOMER_HOLDS = 2
+HOLDS_EACH = 16  # places that one gateway holds at a time, however well it is known
 NEWCOMER_CHANCES = 20  # quotes to a gateway that never awarded one, before it gets no more holds
 MAX_INDICATIVE = 512  # open quotes without a place; the oldest goes first
 MAX_OPEN_EACH = 64  # of them, for one gateway
@@ -159,6 +160,7 @@ class Quoting:
         self._open: OrderedDict[bytes, Hold] = OrderedDict()
         self._gateways: OrderedDict[PeerId, _Gateway] = OrderedDict()
         self._rate = RateLimit(RFQ_PER_SECOND, RFQ_PER_SECOND, MAX_GATEWAYS)
+        self._unclaimed: deque[PeerId] = deque(maxlen=MAX_INDICATIVE)
 
     def held(self, now: int) -> int:
         """Places kept at ``now``."""
@@ -222,7 +224,16 @@ class Quoting:
     def expire(self, now: int) -> None:
         """Forget what is over; a quote that ran out counts as one that was not awarded."""
         for digest in [digest for digest, hold in self._open.items() if hold.until <= now]:
-            self._note(self._open.pop(digest).gateway, awarded=False)
+            over = self._open.pop(digest)
+            self._note(over.gateway, awarded=False)
+            if over.place:
+                self._unclaimed.append(over.gateway)
+
+    def take_unclaimed(self) -> list[PeerId]:
+        """Whose held places ran out since this was asked last: neither taken nor let go."""
+        taken = list(self._unclaimed)
+        self._unclaimed.clear()
+        return taken
 
     def award_share(self, gateway: PeerId) -> tuple[int, int]:
         """Awards among the last quotes to a gateway, and how many those are."""
@@ -240,10 +251,10 @@ class Quoting:
 
     def _deserves_hold(self, gateway: PeerId) -> bool:
         awards, counted = self.award_share(gateway)
+        open_now = sum(hold.place for hold in self._open.values() if hold.gateway == gateway)
         if counted < QUOTES_COUNTED:
-            open_now = sum(hold.place for hold in self._open.values() if hold.gateway == gateway)
             return open_now < NEWCOMER_HOLDS and (awards > 0 or counted < NEWCOMER_CHANCES)
-        return awards > AWARDS_OWED
+        return awards > AWARDS_OWED and open_now < HOLDS_EACH
 
     def _bound_indicative(self, gateway: PeerId) -> None:
         """Forget the oldest of this gateway's, then the oldest of all, when there are too many. No place is freed."""

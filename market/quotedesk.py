@@ -22,6 +22,7 @@ from p2p.admission import RateLimit
 from p2p.envelope import Signer, open_from, sign
 from p2p.errors import PasarError, PeerFault, Refused, UnknownMessage
 from p2p.peer import Address, PeerId, address_of, peer_text
+from p2p.scores import Fault
 from p2p.stream import MessageStream
 from p2p.transport import Network, Stream
 
@@ -132,7 +133,10 @@ class QuoteDesk:
             return QuoteRefusal(rfq.digest, Decline.NOT_OFFERED)
         try:
             funded = self._funded(address_of(gateway))
-            return self._quoting.answer(rfq, gateway, offer, self._places(rfq.shape), _now_ms(), funded=funded)
+            answer = self._quoting.answer(rfq, gateway, offer, self._places(rfq.shape), _now_ms(), funded=funded)
+            for forgetful in self._quoting.take_unclaimed():
+                self._network.report(forgetful, Fault.UNCLAIMED)
+            return answer
         except PasarError as exc:
             log.info("cannot quote", gateway=peer_text(gateway), reason=str(exc))
             return QuoteRefusal(rfq.digest, Decline.BUSY)

@@ -178,6 +178,7 @@ async def run_gateway(life: Life) -> None:
         chance=SystemRandom(),
         nonce=secrets.token_bytes,
         wall_time=time.time,
+        binds=base.overlay.host.binds,
     )
     gateway = Gateway(means)
     base.proofs.tell(lambda seller: gateway.reputation.fault(seller, now_ms(), proof=True))

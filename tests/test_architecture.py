@@ -19,7 +19,7 @@ PURE = {
     "ledger": "money ticket cover schema sender recipient account broker conservation redemption transactions "
     "evm_shapes",
     "market": "offer book bid quote auction job jobwire bidwire protocol session receipt reputation refusal prefilter "
-    "scoring sealing opening demo_tally loads following bookwire reconcile neighbours",
+    "scoring sealing opening demo_tally loads following bookwire reconcile neighbours equivocation pace",
 }
 SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections discovery gossip hardening host identity inbox kadstore limits "

@@ -193,7 +193,9 @@ async def test_who_fills_a_gateway_leaves_room_for_another(tmp_path: Path, monke
             client, _ = await market.client(CLIENT)
             taken = []
             for key in range(5):
-                stream = cast(Any, SimpleNamespace(peer=stranger(key), remote=SimpleNamespace(loopback=True)))
+                stream = cast(
+                    Any, SimpleNamespace(peer=stranger(key), remote=SimpleNamespace(loopback=True, ip="127.0.0.1"))
+                )
                 while True:
                     bid = replace(await market.bid(client, gateway.key.peer, deadline_ms=600_000), wait=True)
                     run = await gateway.role.take(stream, bid)  # type: ignore[union-attr]

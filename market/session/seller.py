@@ -26,6 +26,7 @@ from market.session.records import SellingRecord
 from market.session.records import SellingState as S
 from market.session.table import Machine
 
+COVERING_MS = 20_000  # from the award to its cover, however often the stream breaks
 COVER_MS = 10_000  # from asking for cover, on a live stream, to giving the place away
 PAY_MS = 10_000  # from the last acknowledged byte of the seal, on a live stream, to a fault of the gateway
 KEEP_MS = 600_000  # sealed artifact and key, and the answers of a closed session
@@ -86,6 +87,9 @@ class Seller(Machine[SellingRecord]):
             found[LOST] = finish_at
         if r.asked_at is not None and self.spare < r.due and r.state is not S.WORKING:
             found[UNCOVERED] = r.asked_at + COVER_MS
+        if r.state is S.COVERING and self.spare < r.due:
+            at_most = self._awarded_at + COVERING_MS
+            found[UNCOVERED] = min(found.get(UNCOVERED, at_most), at_most)
         return found
 
     @property
