@@ -192,7 +192,8 @@ async def test_one_address_fills_a_quarter_of_a_gateway(tmp_path: Path, monkeypa
 
 
 def test_an_award_has_its_time_to_be_covered_however_often_its_stream_breaks() -> None:
-    story = Story(Selling()) >> ev.Connected() >> TO >> ev.AwardJudged(params=b"p")
+    long = replace(TO, finish_by_ms=60_000, deadline_ms=120_000)
+    story = Story(Selling()) >> ev.Connected() >> long >> ev.AwardJudged(params=b"p")
     for at in range(4000, COVERING_MS, 4000):
         story = story.at(at) >> ev.Disconnected() >> ev.Connected()
     story.at(COVERING_MS) >> ev.Ticked()
