@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2p.errors import Misconfigured, PasarError
+from p2p.loglimit import LogLimit
 
 # typer brings its parser along under a private name; its public errors lead to the family.
 ParserError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -35,6 +36,7 @@ def configure_logs(*, as_json: bool, level: str) -> None:
     """structlog and the standard library's logging on stderr, coloured for people, as JSON lines for machines."""
     lowest = getattr(logging, level.upper())
     shared: list[structlog.typing.Processor] = [
+        LogLimit(),
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S"),

@@ -15,7 +15,7 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
-from p2p.addresses import MAX_ADDRS
+from p2p.addresses import MAX_ADDRS, usable_addrs
 from p2p.host import Host
 from p2p.netstream import connection_ip, library_id, peer_id
 from p2p.peer import PeerId
@@ -44,7 +44,7 @@ class ShelvedStore(ProviderStore):
     def add_provider(self, key: bytes, provider: PeerInfo) -> None:
         """Keep a record. The library has checked that it is its sender's own."""
         peer = peer_id(provider.peer_id)
-        addrs = tuple(map(str, provider.addrs[:MAX_ADDRS]))
+        addrs = usable_addrs(str(addr).partition("/p2p/")[0] for addr in provider.addrs[: 2 * MAX_ADDRS])
         self.shelf.put(key, Provided(peer, addrs, self._address_of(peer), time.monotonic()))
 
     def get_providers(self, key: bytes) -> list[PeerInfo]:

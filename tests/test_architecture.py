@@ -23,7 +23,7 @@ PURE = {
 }
 SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections discovery gossip hardening host identity inbox kadstore limits "
-    "memory netstream pipe presence stream transfer",
+    "loglimit memory netstream pipe presence stream transfer",
     "compute": "device hardware link modelfolder offline opendevice pipeline pipelines tracestore training work worker "
     "workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
