@@ -122,7 +122,7 @@ class PubsubGuard:
             if not self._messages.allow(peer, trio.current_time()):
                 return  # nobody's fault: a neighbour passes on what many others say
             await self._push(forwarder, message)
-            if _unsigned.pop(id(message), None) is not None:
+            if _unsigned.pop(id(message), False):
                 self._report(peer, Fault.BAD_SIGNATURE, "gossip")  # it had to check it before it passed it on
             return
         await self._push(forwarder, message)
@@ -138,7 +138,7 @@ class PubsubGuard:
         return allowed
 
 
-_unsigned: dict[int, None] = {}  # messages whose signature was looked at and found wrong, until their task hears of it
+_unsigned: dict[int, bool] = {}  # messages whose signature was looked at and found wrong, until their task hears of it
 _GUARD = "pasar_pubsub_guard"  # the attribute of a host that is asked about each RPC
 
 
@@ -150,9 +150,12 @@ def _ask_guard() -> None:
         return (guard is None or guard.takes(sender)) and bool(consume(rpc, host, sender))
 
     def check_and_tell(message: Any) -> bool:
-        good = bool(check(message))
+        try:
+            good = bool(check(message))
+        except Exception:  # bytes that are no key, or no signature: what they raise is as manifold as the key types
+            good = False
         if not good:
-            _unsigned[id(message)] = None
+            _unsigned[id(message)] = True
         return good
 
     library.maybe_consume_signed_record = consume_within

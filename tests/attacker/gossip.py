@@ -65,7 +65,7 @@ async def subscriptions(stand: Stand) -> None:
 
 async def control_flood(stand: Stand) -> None:
     """IHAVE, IWANT, GRAFT, PRUNE and IDONTWANT about topics and messages that are none."""
-    ids = [token(20).hex() for _ in range(2000)]
+    ids = [token(20) for _ in range(2000)]
     peers = [rpc_pb2.PeerInfo(peerID=Identity.fresh(development=True).peer) for _ in range(20)]
     entries: list[dict[str, Any]] = []
     for name in (topic(stand), token(50).hex()):
@@ -74,7 +74,7 @@ async def control_flood(stand: Stand) -> None:
             {"iwant": [rpc_pb2.ControlIWant(messageIDs=ids)]},
             {"graft": [rpc_pb2.ControlGraft(topicID=name)] * 100},
             {"prune": [rpc_pb2.ControlPrune(topicID=name, peers=peers, backoff=10**6)] * 100},
-            {"idontwant": [rpc_pb2.ControlIDontWant(messageIDs=[one.encode() for one in ids])]},
+            {"idontwant": [rpc_pb2.ControlIDontWant(messageIDs=ids)]},
         ]
     each = [rpc_pb2.RPC(control=rpc_pb2.ControlMessage(**entry)) for entry in entries]
     await rpcs(stand, *each, times=2000)
