@@ -1,0 +1,439 @@
+"""Every limit, by name: how much it is, the constant that enforces it, the test that shows it. None can be forgotten.
+
+The first part of the table is the one that the design fixes; what follows came with the defence against floods. A test
+that is named here must exist and speak of the constant, or of the module that holds it.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+
+from market import jobwire
+from market.book import CAPACITY, OrderBook
+from market.conversation import QUIET_S, Conversation
+from market.parcels import Parcels
+from market.protocol import CONTROL_FRAME, STREAMS
+from p2p.codec import MAX_MESSAGE
+from p2p.errors import Unavailable
+from p2p.memory import MemoryNetwork, running
+from p2p.peer import PeerId
+from p2p.stream import MessageStream
+from p2p.transport import PeerAddrs
+from tests.support.market_values import NETWORK, stranger
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "limits.md"
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One row."""
+
+    what: str
+    value: float
+    constant: str  # module:NAME
+    test: str  # file:name of the test
+
+
+DESIGNED = (
+    Limit(
+        "a gossiped message, bytes",
+        4 * KIB,
+        "p2p.admission:MAX_GOSSIP",
+        "test_admission:test_the_gate_rejects_sizes_and_ignores_repeats",
+    ),
+    Limit(
+        "a control message, bytes",
+        256 * KIB,
+        "p2p.codec:MAX_MESSAGE",
+        "test_limits:test_a_longer_control_message_ends_the_stream",
+    ),
+    Limit(
+        "a chunk and its header, bytes",
+        MIB + 4 * KIB,
+        "p2p.stream:JOB_FRAME",
+        "test_blobs:test_the_largest_chunk_fits_its_frame",
+    ),
+    Limit(
+        "unacknowledged on a stream, bytes",
+        4 * MIB,
+        "p2p.blobs:WINDOW",
+        "test_blobs:test_a_full_window_waits_for_an_acknowledgement",
+    ),
+    Limit(
+        "received and unread on a connection, bytes",
+        64 * MIB,
+        "p2p.hardening.receiving:CONNECTION_BUFFER",
+        "test_hardening:test_a_frame_that_is_too_much_is_refused_before_it_is_read",
+    ),
+    Limit(
+        "a DHT record, bytes",
+        KIB,
+        "p2p.discovery:MAX_RECORD",
+        "test_floods:test_a_provider_record_is_small_whatever_was_sent",
+    ),
+    Limit(
+        "an artifact, bytes",
+        2 * GIB,
+        "p2p.blobs:MAX_BLOB",
+        "test_blobs:test_a_size_above_the_cap_is_refused_before_anything_is_kept",
+    ),
+    Limit("offers in the book", 100_000, "market.book:CAPACITY", "test_limits:test_a_full_book_takes_no_more"),
+    Limit(
+        "streams of one peer, each way",
+        64,
+        "p2p.host:MAX_STREAMS",
+        "test_contracts_libp2p:test_network_bounds_streams",
+    ),
+    Limit(
+        "seconds for a stream to open",
+        10,
+        "p2p.host:OPEN_TIMEOUT",
+        "test_floods:test_a_stream_that_never_opens_is_given_up",
+    ),
+    Limit(
+        "seconds of silence on a session",
+        45,
+        "market.conversation:QUIET_S",
+        "test_limits:test_a_session_without_a_word_is_left",
+    ),
+    Limit(
+        "seconds for a handshake",
+        10,
+        "p2p.host:HANDSHAKE_TIMEOUT",
+        "test_door_namespaces:test_one_address_has_its_handshakes_its_rate_and_its_time_and_another_is_let_in",
+    ),
+    Limit(
+        "inbound connections of one address in a second",
+        10,
+        "p2p.doorkeeper:INBOUND_PER_SECOND",
+        "test_doorkeeper:test_an_address_has_its_rate_of_connections",
+    ),
+    Limit(
+        "inbound connections of one address at once",
+        30,
+        "p2p.doorkeeper:INBOUND_BURST",
+        "test_door_namespaces:test_an_address_that_comes_and_goes_without_end_is_turned_away",
+    ),
+    Limit(
+        "RFQs of one gateway in a second",
+        20,
+        "market.quote:RFQ_PER_SECOND",
+        "test_hostile_gateways:test_quotes_are_asked_for_at_a_bounded_rate",
+    ),
+    Limit(
+        "tickets in a batch",
+        100,
+        "ledger.ticket:MAX_BATCH",
+        "test_ticket:test_a_batch_of_more_than_a_hundred_is_no_message",
+    ),
+    Limit(
+        "bids of one client that rest",
+        32,
+        "market.bid:RESTING_PER_CLIENT",
+        "test_bid:test_at_most_so_many_of_one_client",
+    ),
+)
+DEFENCE = (
+    Limit(
+        "handshakes of one address under way",
+        8,
+        "p2p.doorkeeper:HANDSHAKES_EACH",
+        "test_doorkeeper:test_an_address_has_its_number_of_handshakes",
+    ),
+    Limit(
+        "handshakes under way",
+        128,
+        "p2p.doorkeeper:HANDSHAKES",
+        "test_doorkeeper:test_all_together_have_their_number_of_handshakes_and_a_newcomer_is_still_heard",
+    ),
+    Limit(
+        "connections of one address",
+        64,
+        "p2p.doorkeeper:CONNECTIONS_EACH",
+        "test_doorkeeper:test_an_address_and_a_subnet_have_their_number_of_connections",
+    ),
+    Limit(
+        "connections of one subnet",
+        256,
+        "p2p.doorkeeper:CONNECTIONS_SUBNET",
+        "test_doorkeeper:test_an_address_and_a_subnet_have_their_number_of_connections",
+    ),
+    Limit(
+        "connections, before the most crowded subnet makes room",
+        900,
+        "p2p.doorkeeper:CONNECTIONS",
+        "test_doorkeeper:test_a_full_house_makes_room_for_a_less_crowded_subnet_and_for_no_other",
+    ),
+    Limit("streams that one peer opens at once", 200, "p2p.host:STREAMS_BURST", "test_floods:test_a_flood_of_streams"),
+    Limit(
+        "a frame of the muxer, bytes",
+        MIB,
+        "p2p.hardening.receiving:FRAME_MOST",
+        "test_hardening:test_a_frame_that_is_too_much_is_refused_before_it_is_read",
+    ),
+    Limit(
+        "gossip RPCs of one neighbour at once",
+        1000,
+        "p2p.hardening.gossiping:RPCS_BURST",
+        "test_floods:test_a_flood_of_rpcs",
+    ),
+    Limit(
+        "gossip signatures checked for one neighbour at once",
+        250,
+        "p2p.hardening.gossiping:MESSAGES_BURST",
+        "test_floods:test_signatures_are_looked_at_within_a_budget",
+    ),
+    Limit(
+        "subscriptions of one neighbour at once",
+        128,
+        "p2p.hardening.gossiping:SUBSCRIPTIONS_BURST",
+        "test_floods:test_a_flood_of_subscriptions",
+    ),
+    Limit(
+        "gossip control entries of one neighbour at once",
+        500,
+        "p2p.hardening.gossiping:CONTROLS_BURST",
+        "test_floods:test_a_flood_of_control_entries",
+    ),
+    Limit(
+        "message ids in one gossip RPC",
+        512,
+        "p2p.hardening.gossiping:IDS_MOST",
+        "test_floods:test_one_message_is_sent_once_to_whoever_wants_it_a_thousand_times",
+    ),
+    Limit(
+        "DHT streams of one peer at a time",
+        4,
+        "p2p.discovery:STREAMS_EACH",
+        "test_floods:test_streams_that_ask_the_dht_nothing_hold_their_places_for_a_while_only",
+    ),
+    Limit(
+        "seconds of one DHT stream",
+        10,
+        "p2p.discovery:STREAM_LIFE",
+        "test_floods:test_streams_that_ask_the_dht_nothing_hold_their_places_for_a_while_only",
+    ),
+    Limit(
+        "pieces of answers on one DHT stream",
+        16,
+        "p2p.kadstore:WRITES_EACH",
+        "test_floods:test_a_stream_of_the_dht_ends_after_so_many_answers",
+    ),
+    Limit(
+        "DHT streams of one peer at once",
+        100,
+        "p2p.discovery:QUESTIONS_BURST",
+        "test_floods:test_a_flood_of_streams_to_the_dht",
+    ),
+    Limit(
+        "DHT keys", 8192, "p2p.providers:MAX_KEYS", "test_providers:test_a_flood_of_keys_takes_those_that_others_keep"
+    ),
+    Limit(
+        "DHT keys of one provider",
+        32,
+        "p2p.providers:KEYS_EACH",
+        "test_providers:test_a_provider_has_so_many_keys_and_we_ourselves_as_many_as_we_like",
+    ),
+    Limit(
+        "providers of one DHT key",
+        64,
+        "p2p.providers:PROVIDERS_EACH",
+        "test_providers:test_an_address_crowds_nobody_out_of_a_key",
+    ),
+    Limit(
+        "providers of one DHT key at one address",
+        8,
+        "p2p.providers:SHARING",
+        "test_providers:test_an_address_crowds_nobody_out_of_a_key",
+    ),
+    Limit(
+        "peers that one path of a look-up asks",
+        20,
+        "p2p.lookup:ASKED_MOST",
+        "test_lookup:test_one_honest_beginning_is_enough",
+    ),
+    Limit(
+        "seconds for a hello",
+        10,
+        "market.hello:HELLO_TIMEOUT_S",
+        "test_hostile_neighbours:test_a_stream_begins_with_a_hello_of_this_network",
+    ),
+    Limit(
+        "places that a newcomer gateway holds",
+        2,
+        "market.quote:NEWCOMER_HOLDS",
+        "test_quote:test_a_newcomer_gateway_gets_two_holds",
+    ),
+    Limit(
+        "places that one gateway holds",
+        16,
+        "market.quote:HOLDS_EACH",
+        "test_hostile_idlers:test_the_best_known_gateway_holds_so_many_places",
+    ),
+    Limit(
+        "milliseconds from an award to its cover",
+        20_000,
+        "market.session.seller:COVERING_MS",
+        "test_hostile_idlers:test_an_award_has_its_time_to_be_covered_however_often_its_stream_breaks",
+    ),
+    Limit(
+        "times its own finish-by that a seller may be without a word",
+        3,
+        "market.pace:STALL_TIMES",
+        "test_pace:test_patience_follows_the_sellers_own_word",
+    ),
+    Limit(
+        "times that the same bytes are sent",
+        4,
+        "market.parcels:REPEATS",
+        "test_hostile_idlers:test_the_same_bytes_are_sent_so_often_and_no_more",
+    ),
+    Limit(
+        "jobs of a gateway",
+        1024,
+        "market.gateway:MAX_JOBS",
+        "test_jobrun:test_who_fills_a_gateway_leaves_room_for_another",
+    ),
+    Limit(
+        "the part of them that one address has open, one in",
+        4,
+        "market.gateway:ADDRESS_PART",
+        "test_hostile_idlers:test_one_address_fills_a_quarter_of_a_gateway",
+    ),
+    Limit(
+        "sales of an orchestrator for one gateway",
+        256,
+        "market.orchestrator:MAX_SALES_EACH",
+        "test_hostile_gateways:test_one_gateway_does_not_fill_the_table",
+    ),
+    Limit(
+        "proofs of equivocation kept",
+        256,
+        "market.equivocation:MAX_PROOFS",
+        "test_equivocation:test_proofs_are_bounded_in_number_and_in_rate",
+    ),
+    Limit(
+        "peers whose faults are remembered",
+        4096,
+        "p2p.scores:MAX_PEERS",
+        "test_scores:test_the_number_of_peers_is_bounded",
+    ),
+    Limit(
+        "log lines of one kind about one peer in a minute",
+        20,
+        "p2p.loglimit:LINES_EACH",
+        "test_loglimit:test_one_peer_has_its_lines_of_each_kind",
+    ),
+    Limit(
+        "log lines of one kind in a minute",
+        600,
+        "p2p.loglimit:LINES",
+        "test_loglimit:test_keys_without_end_have_the_lines_of_their_kind_and_no_more",
+    ),
+)
+ALL = (*DESIGNED, *DEFENCE)
+
+
+@pytest.mark.parametrize("limit", ALL, ids=lambda limit: limit.constant)
+def test_a_limit_is_what_the_table_says_and_is_shown_by_a_test(limit: Limit) -> None:
+    module, _, name = limit.constant.partition(":")
+    assert getattr(import_module(module), name) == limit.value
+    file, _, test = limit.test.partition(":")
+    source = (HERE / f"{file}.py").read_text()
+    defined = {
+        node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert test in defined
+    assert name in source or module.rpartition(".")[2] in source, "the test knows nothing of this limit"
+
+
+def test_the_page_of_limits_is_this_table() -> None:
+    assert PAGE.read_text().endswith(rendered()), "run python -m tests.test_limits"
+
+
+def rendered() -> str:
+    """The table as Markdown."""
+    lines = ["| what | limit | constant |", "|---|---|---|"]
+    for limit in ALL:
+        shown = f"{int(limit.value):,}".replace(",", " ")
+        lines.append(f"| {limit.what} | {shown} | `{limit.constant.replace(':', '.')}` |")
+    return "\n".join(lines) + "\n"
+
+
+# -- what no other file shows ----------------------------------------------------------------------------------------
+
+
+async def test_a_longer_control_message_ends_the_stream(autojump_clock: trio.testing.MockClock) -> None:
+    assert set(STREAMS.values()) == {CONTROL_FRAME, STREAMS["/pasar/job/1"]}
+    assert CONTROL_FRAME == MAX_MESSAGE == MessageStream(cast(Any, None)).limit
+    network = MemoryNetwork()
+    here, there = network.node(stranger(1)), network.node(stranger(2))
+
+    async def serve(raw: Any) -> None:
+        await MessageStream(raw).receive(timeout=10)
+
+    here.serve("/pasar/control/1", serve)
+    async with running(here, there):
+        await there.connect(PeerAddrs(here.peer, (here._addr,)))
+        raw = await there.open(here.peer, "/pasar/control/1")
+        await raw.send((MAX_MESSAGE + 1).to_bytes(4, "big"))
+        with pytest.raises(Unavailable):
+            await MessageStream(raw).receive(timeout=5)
+    assert [type(fault).__name__ for fault in here.failures] == ["MalformedMessage"]
+
+
+def test_a_full_book_takes_no_more() -> None:
+    """The rule of who goes is tested on small books; that the real one is this large, here."""
+    book = OrderBook(NETWORK)
+    assert book.capacity == CAPACITY
+    book._postings = dict.fromkeys(((PeerId(n.to_bytes(39, "big")), "p") for n in range(CAPACITY)), cast(Any, None))
+    assert not book._room((stranger(1), "p"), None, 0)
+    book._postings.popitem()
+    assert book._room((stranger(1), "p"), None, 0)
+
+
+class Quiet:
+    """A session that waits for nothing."""
+
+    award: jobwire.Award
+    wake_at = None
+
+    def handle(self, event: object, now: int) -> list[Any]:
+        return []
+
+
+async def test_a_session_without_a_word_is_left(autojump_clock: trio.testing.MockClock) -> None:
+    network = MemoryNetwork()
+    here, there = network.node(stranger(1)), network.node(stranger(2))
+    left: list[float] = []
+
+    async def nothing(_: object) -> Any:
+        return None
+
+    async def serve(raw: Any) -> None:
+        talk = Conversation(cast(Any, Quiet()), stranger(1), Parcels(), nothing, nothing, buying=False)
+        with pytest.raises(Unavailable):
+            await talk.attach(MessageStream(raw))
+        left.append(trio.current_time())
+
+    here.serve("/pasar/job/1", serve)
+    async with running(here, there):
+        await there.connect(PeerAddrs(here.peer, (here._addr,)))
+        before = trio.current_time()
+        await there.open(here.peer, "/pasar/job/1")
+        await trio.sleep(2 * QUIET_S)
+    assert [at - before for at in left] == [pytest.approx(QUIET_S)]
+
+
+if __name__ == "__main__":
+    head = PAGE.read_text().partition("| what |")[0]
+    PAGE.write_text(head + rendered())
