@@ -119,8 +119,7 @@ class Gateway:
         self._shelved: set[str] = set()  # results on disk whose runs this process does not remember
         self._from: dict[bytes, str | None] = {}  # where the client of a run was
         self._nursery: trio.Nursery | None = None
-        self._month_spent = 0
-        self.draining = False
+        self._month_spent, self.draining = 0, False
         self._server = BidServer(m.greeter, m.feed, m.settlement, self.take, self.cancel)
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -1,4 +1,4 @@
-"""A minute of an attack on every protocol, at full speed, and the market afterwards: the benchmark `attack`, held to."""
+"""A minute of attack on every protocol, at full speed, and the market afterwards: the benchmark `attack`, held to."""
 
 from __future__ import annotations
 
