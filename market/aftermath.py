@@ -60,6 +60,7 @@ class Aftermath:
     def _measure(self, end: commands.Close, bought: Bought | None, late_ms: int, *, accepted: bool) -> None:
         seller, now, reputation, shape = self._seller, now_ms(), self._b.reputation, self._award.spec.shape
         if bought is not None:
+            self._b.measured(seller)
             times = bought.inside.times
             run_ms = self._pace.run_ms(times.run_ms, times.queued_ms if self._quote.queue else 0)
             reputation.delivered(seller, now, model=shape.model, units=shape.units, run_ms=run_ms, late_ms=late_ms)

@@ -50,6 +50,7 @@ class Basket:
     small_job: int
     terms: dict[PeerId, tuple[float, TicketParams]] = field(default_factory=dict)
     reached: Callable[[str], None] = lambda point: None  # told at points that a restart must survive
+    measured: Callable[[PeerId], None] = lambda peer: None  # told of a seller that delivered
     report: Callable[[PeerId, Fault], None] = lambda peer, fault: None  # what a seller did wrong as a peer
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import islice
@@ -76,6 +76,9 @@ class OrderBook:
 
     def __init__(self, network: str, capacity: int = CAPACITY) -> None:
         self.network, self.capacity = network, capacity
+        self.subnet_of: Callable[[PeerId], bytes | None] = lambda seller: (
+            None
+        )  # where a connection shows a seller to be
         self.proofs: list[tuple[Signed, Signed]] = []
         self._postings: dict[Key, Posting] = {}
         self._live: Counter[tuple[str | Settlement, ...]] = Counter()
@@ -108,6 +111,7 @@ class OrderBook:
             return Verdict.IGNORE
         key = (offer.seller, offer.pipeline)
         known = self._postings.get(key)
+        subnet = subnet or self.subnet_of(offer.seller)
         if known is None:
             if not self._room(key, subnet, now):
                 return Verdict.IGNORE

@@ -194,6 +194,7 @@ class Gateway:
             rtts=lambda seller: m.lines.rtts.get(seller, 0),
             small_job=m.small_job,
             reached=m.reached,
+            measured=m.feed.book.measured,
             report=m.network.report,
         )
 

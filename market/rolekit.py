@@ -28,6 +28,7 @@ from market.hello import Greeter
 from market.instance import Instance, MeetingPoint, meet
 from market.overlay import Overlay, Wiring, open_book
 from market.proofkeeper import ProofKeeper
+from market.whereabouts import Whereabouts
 from p2p.addresses import parse_target
 from p2p.errors import Misconfigured, Unavailable
 from p2p.identity import Identity, load_or_create
@@ -125,6 +126,7 @@ async def build_base(
     feed = BookFeed(overlay.host, overlay.gossip, greeter, PIPELINES, time.time)
     await nursery.start(overlay.run)
     await nursery.start(feed.run)
+    await nursery.start(Whereabouts(overlay.host, feed.book, PIPELINES, overlay.host.subnet_of).run)
     proofs = ProofKeeper(overlay.host, greeter, feed.book, instance.path / "proofs", time.time)
     await nursery.start(proofs.run)
     return Base(config, role, instance, identity, overlay, greeter, feed, proofs)

@@ -103,6 +103,10 @@ class Doorkeeper:
         except ValueError:
             return True
 
+    def subnet(self, ip: str) -> bytes:
+        """The /24 (/32 of IPv6) that an address is in."""
+        return self._visit(ip_address(ip)).subnet
+
     def _visit(self, address: IPv4Address | IPv6Address) -> Visit:
         mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
         address = mapped or address

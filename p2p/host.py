@@ -219,6 +219,14 @@ class Host:
                 self._doorkeeper.punish(address, now)
         self._connections.shut_out(peer)
 
+    def subnet_of(self, peer: PeerId) -> bytes | None:
+        """The subnet of a connected peer; where limits for one address do not bind, one of its own. None: not there."""
+        for connection in self._swarm.get_connections(library_id(peer)):
+            ip = connection_ip(connection.muxed_conn)
+            if ip is not None:
+                return self._doorkeeper.subnet(ip) if self._doorkeeper.binds(ip) else bytes(peer)
+        return None
+
     def binds(self, ip: str) -> bool:
         """Whether limits for one address hold for ``ip``."""
         return self._doorkeeper.binds(ip)

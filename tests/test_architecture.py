@@ -33,7 +33,7 @@ SHELL = {  # whatever touches the world, or another shell
     "controls conversation counter demo demo_client demo_show demo_stage gateway handover hello http "
     "instance jobrun jobstore keeping lightclient loaddesk loadfeed localdoor looking offering "
     "orchestrator outcome overlay parcels progress proofkeeper purchase quotedesk readystreams rolekit roles sale "
-    "sessionstore wallet_commands walletdoor",
+    "sessionstore wallet_commands walletdoor whereabouts",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess

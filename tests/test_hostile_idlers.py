@@ -69,7 +69,8 @@ class Store:
 
 
 def aftermath(award: wire.Award, seen: Pace, **parts: Any) -> Aftermath:
-    basket = SimpleNamespace(books=Books(), store=Store(), reputation=Reputation(), **parts)
+    told: list[Any] = []
+    basket = SimpleNamespace(books=Books(), store=Store(), reputation=Reputation(), measured=told.append, **parts)
     return Aftermath(cast(Any, basket), Key(9).peer, award, Counted.NOTHING, seen)
 
 
