@@ -32,7 +32,7 @@ from p2p.errors import PasarError
 from p2p.peer import peer_text
 
 SECONDS = 60.0  # of the attack; PASAR_ATTACK_S=600 is the long one
-PAUSE_S = 45.0  # for what the attack left to run out: handshakes, streams, quotes, bids, buckets
+PAUSE_S = 170.0  # for what it left to run out: streams, buckets, seen messages, and offers of ten seconds after 150
 WARM_UP, JOBS = 60, 30
 DEADLINE_MS = 20_000
 UNDER_ATTACK_S = 2.0  # between two honest jobs while it lasts

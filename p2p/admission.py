@@ -23,7 +23,7 @@ MAX_KEYS = 4096
 class RateLimit:
     """At most ``burst`` at once and ``per_second`` in the long run for each key; at most ``most_keys`` are kept.
 
-    The key untouched for longest is forgotten first: its bucket has most likely filled up again.
+    A key whose bucket has filled up again is forgotten, the one untouched for longest first.
     """
 
     def __init__(self, per_second: float, burst: float, most_keys: int = MAX_KEYS) -> None:
@@ -38,8 +38,7 @@ class RateLimit:
         tokens = min(self.burst, tokens + max(0.0, now - then) * self.per_second)
         allowed = tokens >= cost
         self._buckets[key] = (tokens - cost if allowed else tokens, max(now, then))
-        if len(self._buckets) > self.most_keys:
-            self._buckets.popitem(last=False)
+        self._forget(now)
         return allowed
 
     def spend(self, key: Hashable, now: float, cost: float) -> None:
@@ -47,8 +46,18 @@ class RateLimit:
         tokens, then = self._buckets.pop(key, (self.burst, now))
         tokens = min(self.burst, tokens + max(0.0, now - then) * self.per_second)
         self._buckets[key] = (max(-self.burst, tokens - cost), max(now, then))
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        """The oldest two at most, so that every call costs the same."""
         if len(self._buckets) > self.most_keys:
             self._buckets.popitem(last=False)
+        for _ in range(2):
+            oldest = next(iter(self._buckets))
+            tokens, then = self._buckets[oldest]
+            if len(self._buckets) == 1 or tokens + max(0.0, now - then) * self.per_second < self.burst:
+                return
+            del self._buckets[oldest]
 
     def __len__(self) -> int:
         return len(self._buckets)

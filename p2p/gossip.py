@@ -19,8 +19,9 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.tools.anyio_service import background_trio_service
 
 from p2p.admission import MAX_GOSSIP, GossipGate, judged
+from p2p.hardening.forgetting import forget_neighbours
 from p2p.hardening.gossiping import GuardedRouter, PubsubGuard, score_params
-from p2p.host import Host
+from p2p.host import TIDY, Host
 from p2p.inbox import Inboxes
 from p2p.netstream import far_end, peer_id
 from p2p.peer import PeerId, peer_text
@@ -81,7 +82,9 @@ class GossipSub:
         async with background_trio_service(self._pubsub), background_trio_service(self._router):
             await self._pubsub.wait_until_ready()
             task_status.started()
-            await trio.sleep_forever()
+            while True:
+                await trio.sleep(TIDY)
+                forget_neighbours(self._router, set(self._pubsub.peers))
 
     async def join(self, topic: str, judge: Judge) -> None:
         """Be part of the topic's mesh; ``judge`` decides about every message. Joining again replaces the judge."""

@@ -36,7 +36,7 @@ from p2p.connections import Connections
 from p2p.doorkeeper import Doorkeeper
 from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable
 from p2p.inbox import Inboxes
-from p2p.limits import PortClaim, bound_recursion
+from p2p.limits import PortClaim, bound_recursion, give_memory_back
 from p2p.netstream import HostStream, connection_ip, far_end, library_id, peer_id
 from p2p.peer import PeerId, peer_of, peer_text
 from p2p.scores import Fault, Scores
@@ -49,6 +49,7 @@ DIAL_TIMEOUT = 10.0
 OPEN_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
 HANDSHAKE_TIMEOUT = 10.0
+TIDY = 20.0
 MAX_STREAMS = 64
 LIBRARY_STREAMS = 32  # identify, gossip and the DHT come on top
 MAX_CONNECTIONS = 1000
@@ -113,10 +114,18 @@ class Host:
                 try:
                     if listening:
                         task_status.started()
+                        nursery.start_soon(self._tidy)
                         await self._connections.run()
                 finally:
                     stop.set()
             raise Misconfigured(f"cannot listen on {', '.join(addr for _, _, addr in self._listen)}")
+
+    async def _tidy(self) -> None:
+        """Forget peers that are gone where the library does not, and give back the memory that they took."""
+        while True:
+            await trio.sleep(TIDY)
+            hardening.forget_strangers(self.library)
+            give_memory_back()
 
     async def _run_library(self, stop: trio.Event, *, task_status: TaskStatus[bool]) -> None:
         """Run the libp2p host until ``stop``, and close every socket then.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import resource
@@ -14,6 +15,7 @@ from p2p.errors import Misconfigured
 
 WANTED_FILES = 65_536
 RECURSION = 1000
+_C = ctypes.CDLL(None)
 
 
 def raise_open_files(wanted: int = WANTED_FILES) -> int:
@@ -38,6 +40,13 @@ def bound_recursion() -> None:
     """
     if sys.getrecursionlimit() > RECURSION:
         sys.setrecursionlimit(RECURSION)
+
+
+def give_memory_back() -> None:
+    """Hand what was freed back to the system, where its C library can: after a flood it would be kept for the next."""
+    trim = getattr(_C, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class PortClaim:

@@ -43,6 +43,17 @@ def test_the_number_of_keys_is_bounded():
     assert not limit.allow(9, 0.0)
 
 
+def test_keys_that_have_all_their_budget_again_are_forgotten():
+    limit = RateLimit(1, 2)
+    for key in range(100):
+        limit.allow(key, 0.0)
+    limit.spend("punished", 0.0, 4)
+    for second in range(1, 60):
+        limit.allow("busy", float(second))
+    assert set(limit._buckets) == {"busy"}
+    assert not RateLimit(1, 1).allow("a", 0.0, 2)
+
+
 @pytest.mark.parametrize("wrong", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
 def test_a_limit_that_lets_nothing_through_is_our_mistake(wrong):
     with pytest.raises(ValueError, match="lets something"):

@@ -14,11 +14,12 @@ from collections.abc import Collection
 
 from p2p.hardening import dialing, frames, gossiping, guard, inbound, receiving, sending, straight, turns
 from p2p.hardening.dialing import evict_dial_cache
+from p2p.hardening.forgetting import forget_strangers
 from p2p.hardening.guard import install_guard
 from p2p.hardening.pinned import Patch, check_grounds, check_version
 from p2p.hardening.quiet import Throttle, quieten
 
-__all__ = ["MENDS", "PATCHES", "evict_dial_cache", "install", "install_guard", "installed"]
+__all__ = ["MENDS", "PATCHES", "evict_dial_cache", "forget_strangers", "install", "install_guard", "installed"]
 
 # In this order: each wraps what those before it left.
 _MODULES = (dialing, inbound, frames, sending, straight, receiving, guard, turns, gossiping)
