@@ -46,6 +46,7 @@ log = structlog.get_logger(__name__)
 
 REST_S = 0.3
 MAX_NEWS = 512  # kept for a client that comes back; steps beyond it are dropped, oldest first
+NEWS_AFTER = 32  # of them once the job is over, and its outcome says the rest
 AT_ONCE = 4  # resting bids that try at the same time, the best paid first
 
 
@@ -358,6 +359,7 @@ class JobRun:
     def _finish(self, outcome: Outcome) -> None:
         self.outcome = outcome
         self.log.info("job over", outcome=type(outcome).__name__, attempts=len(self.job.attempts))
+        del self.news[:-NEWS_AFTER]
         self.over.set()
         self._wake()
 
