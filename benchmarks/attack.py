@@ -77,14 +77,16 @@ async def measure(say: Say, seconds: float) -> Found:
         targets = [*_addrs(market), seller["addrs"][0]]
         during, failed, attack = await _under_attack(market, model, targets, seconds, say)
         rss.append(_memory(market))
-        _keep_logs(market)
         say(f"after the attack: {_mib(rss[1])}; a pause of {PAUSE_S:.0f} s")
         await trio.sleep(PAUSE_S)
-        after = await jobs(market, model, JOBS)
+        try:
+            after = await jobs(market, model, JOBS)
+        finally:
+            _keep_logs(market)
         rss.append(_memory(market))
         say(f"after the pause: {_mib(rss[2])}; {median(after) * 1000:.0f} ms a job")
         honest = {market.overlay.host.peer, *(parse_target(addr).peer for addr in targets)}
-        logs = "".join(market.log_of(name) for name in NODES)
+        logs = "".join(_said_by(market, name) for name in NODES)
         shut = SHUT_OUT.findall(logs)
         banned = [peer for peer in map(peer_text, honest) if peer in shut]
         banned += [line for line in logs.splitlines() for fault in HONEST_FAULTS if fault in line]
@@ -149,7 +151,11 @@ def _keep_logs(market: Stage) -> None:
     """What the nodes said, for whoever looks for the cause: into the folder that ``PASAR_ATTACK_LOGS`` names."""
     if folder := os.environ.get("PASAR_ATTACK_LOGS"):
         for name in NODES:
-            Path(folder, f"{name}.log").write_text(market.log_of(name))
+            Path(folder, f"{name}.log").write_text(_said_by(market, name))
+
+
+def _said_by(market: Stage, name: str) -> str:
+    return market.log_of(name).read_text(errors="replace")
 
 
 def _addrs(market: Stage) -> list[str]:

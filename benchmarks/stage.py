@@ -127,10 +127,6 @@ class Stage:
             with trio.CancelScope(shield=True):
                 await _end(child)
 
-    def log_of(self, name: str) -> str:
-        """What a process has said on stderr until now."""
-        return (self._folder / f"{name}.log").read_text(errors="replace")
-
     async def join(self, gateway: str) -> None:
         """Have a client of our own, connected with this peer."""
         self.gateway = parse_target(gateway).peer
