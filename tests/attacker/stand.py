@@ -19,10 +19,10 @@ from typing import Any
 
 import trio
 
-from market.bookfeed import BookAsk, BookPage
+from market.bookwire import BookAsk, BookPage
 from market.hello import Greeter
 from market.offer import Offer
-from market.protocol import BOOK, STREAMS
+from market.protocol import BOOK_1, STREAMS
 from p2p.codec import encode
 from p2p.envelope import Signed, open_signed
 from p2p.errors import PasarError
@@ -113,7 +113,7 @@ class Stand:
             with suppress(PasarError):
                 async with self.peer() as host:
                     await host.connect(target)
-                    stream = await self.stream(host, target, BOOK)
+                    stream = await self.stream(host, target, BOOK_1)
                     await self.greeter().hear(stream)
                     await stream.send(BookAsk(PIPELINE, None, 32))
                     page = await stream.receive(timeout=5)

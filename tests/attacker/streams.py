@@ -8,9 +8,10 @@ from typing import Any
 import trio
 
 from market.bidwire import AskModels
-from market.bookfeed import BookAsk
+from market.bookwire import BookAsk, Span, SpanAsk, SumsAsk
 from market.jobwire import Closure, Start
-from market.protocol import BID, BOOK, CONTROL, JOB, STREAMS
+from market.loads import LoadAsk
+from market.protocol import BID, BOOK, BOOK_1, CONTROL, JOB, LOAD, PROOF, STREAMS
 from market.quote import Release
 from p2p.codec import encode
 from p2p.errors import PasarError
@@ -62,13 +63,15 @@ async def wrong_order(stand: Stand) -> None:
     said: list[Any] = [
         AskModels(PIPELINE),
         BookAsk(PIPELINE, None, 1),
+        SumsAsk(PIPELINE, (Span(None, None),)),
+        LoadAsk((PIPELINE,)),
         Start(token(32), 1),
         Closure(token(32), 1, "DONE"),
         Release(token(32)),
         stand.hello(),
     ]
     async with stand.connected() as (host, target):
-        for protocol in (CONTROL, BID, JOB, BOOK):
+        for protocol in (CONTROL, BID, JOB, BOOK, BOOK_1, LOAD, PROOF):
             for message in said:
                 with suppress(PasarError):
                     stream = await stand.stream(host, target, protocol)
@@ -83,7 +86,12 @@ async def wrong_order(stand: Stand) -> None:
 async def never_reading(stand: Stand) -> None:
     """Ask and ask, and take no answer."""
     async with stand.connected() as (host, target):
-        questions = {BOOK: BookAsk(PIPELINE, None, 32), BID: AskModels(PIPELINE)}
+        questions = {
+            BOOK_1: BookAsk(PIPELINE, None, 32),
+            BOOK: SpanAsk(PIPELINE, Span(None, None)),
+            LOAD: LoadAsk((PIPELINE,)),
+            BID: AskModels(PIPELINE),
+        }
 
         async def ask(protocol: str, question: Any) -> None:
             with suppress(PasarError):
