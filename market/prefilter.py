@@ -59,8 +59,8 @@ class Matched:
     """The outcome: ``eligible`` offers, the best of them as ``candidates``, and the counts of all others.
 
     ``cheapest`` is the price of the cheapest offer that fails no rule but price, or else of the cheapest that could do
-    such a job at all; None when there is none. ``usual``: the cheapest that serves it of those who delivered before,
-    else of those who are there. ``waiting``: excluded offers that may serve it a little later.
+    such a job at all; None when there is none. ``usual``: the cheapest of those who delivered before and could do
+    such a job, else of those who serve it and are there. ``waiting``: excluded offers that may serve it a little later.
     """
 
     terms: Terms
@@ -245,6 +245,8 @@ class _Sieve:
         counted = Rule.PRICE if offer.price > self.dearest else None
         claimed = finish_ms(self.units, profile.speed, profile.load_ms, 0)
         self._count(counted or self._unmet_rule(offer.price, claimed), -1)
+        if view.delivered_ppm > PRIOR_PPM and not view.banned:  # busy now or not: what it asks is what such a job costs
+            self.proven.append(offer.price_of(self.shape))
         finish = predicted_ms(self.shape, entry, view, profile.load_ms)
         rule = self._met_rule(offer.price_of(self.shape), finish, view)
         if rule in (None, Rule.PRICE) and self._beside_price(offer.price_of(self.shape), finish, view) is None:
@@ -259,8 +261,6 @@ class _Sieve:
         self.serving.append(price)
         if view.rtt_ms is not None:
             self.there.append(price)
-        if view.delivered_ppm > PRIOR_PPM:
-            self.proven.append(price)
 
     def _met_rule(self, price: int, finish: int | None, view: View) -> Rule | None:
         if view.banned:

@@ -27,6 +27,7 @@ def test_without_a_name_they_are_listed(capsys: pytest.CaptureFixture[str]) -> N
         "join",
         "loads",
         "model",
+        "attack",
         "overhead",
         "prefilter",
     }

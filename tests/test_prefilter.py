@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute.spec import Quality, Verification
-from ledger.money import MILLION, Settlement
+from ledger.money import MILLION, Settlement, price_for
 from market.book import OrderBook, claimed_speed, profile_of
 from market.offer import Load, Offer
 from market.prefilter import SMALL_JOB, Terms, default_limit, match, prefilter, seller_limit
@@ -233,3 +233,18 @@ def test_the_room_for_newcomers_ends_exactly_at_a_price() -> None:
         found = prefilter(book, replace(TERMS, newcomer_room=room), {}, NOW)
         assert (found.eligible, found.excluded.get(Rule.EXPOSURE, 0)) == (eligible, 3 - eligible)
         assert found.cheapest == price[0]
+
+
+def test_an_offer_near_nothing_sets_no_limit() -> None:
+    """Whoever delivered says what such a job costs, also while it is busy; else whoever is there."""
+    honest, fake, stuffed = (stranger(n) for n in (1, 2, 3))
+    book = book_of(offer(honest, price=1000), offer(fake, price=1), offer(stuffed, price=1))
+    units = shape().units
+    asked = replace(TERMS, limit=None)
+    seen = View(rtt_ms=10)
+    busy = View(rtt_ms=10, newcomer=False, delivered_ppm=900_000, refused_lately=True)
+    assert match(book, asked, {}, NOW).terms.limit == 2 * price_for(units, 1)
+    assert match(book, asked, {honest: seen}, NOW).terms.limit == 2 * price_for(units, 1000)
+    assert match(book, asked, {honest: busy, fake: seen}, NOW).terms.limit == 2 * price_for(units, 1000)
+    banned = replace(busy, banned=True)
+    assert match(book, asked, {honest: banned, fake: seen}, NOW).terms.limit == 2 * price_for(units, 1)
