@@ -14,9 +14,12 @@ BID = "/pasar/bid/1"  # client and gateway
 JOB = "/pasar/job/1"  # one attempt at one job: gateway and orchestrator
 LOAD = "/pasar/load/1"  # queue and warm models, on change
 BOOK = "/pasar/book/1"  # a neighbour's book, handed over
+PING = "/pasar/ping/1"  # is the other end there; any two connected peers
+DIALBACK = "/pasar/dialback/1"  # can I be dialled; any two connected peers
 
 OFFER_FRAME = 4 * 1024  # a gossiped message, envelope included
 CONTROL_FRAME = 256 * 1024
+PING_FRAME, DIALBACK_FRAME = 64, 256
 JOB_FRAME = 1024 * 1024 + 4096  # a chunk and its header
 
 STREAMS: dict[str, int] = {
@@ -25,6 +28,8 @@ STREAMS: dict[str, int] = {
     JOB: JOB_FRAME,
     LOAD: CONTROL_FRAME,
     BOOK: CONTROL_FRAME,
+    PING: PING_FRAME,
+    DIALBACK: DIALBACK_FRAME,
 }
 
 JOB_BUYER = ("award", "tickets", "cancellation", "resume", "closure")  # market/jobwire.py
@@ -44,6 +49,8 @@ MESSAGES: dict[str, tuple[str, ...]] = {
     JOB: ("hello", *dict.fromkeys((*JOB_BUYER, *JOB_SELLER)), *CHUNKS),
     LOAD: ("hello", "load"),  # market/offer.py; not spoken yet
     BOOK: ("hello", "book-ask", "book-page"),  # market/bookfeed.py
+    PING: ("ping", "pong"),  # p2p/heartbeat.py; no hello: these two know no market
+    DIALBACK: ("dial-me", "dialled"),  # p2p/dialback.py
 }
 GOSSIP = ("signed",)  # an offer in its envelope
 

@@ -13,6 +13,7 @@ our own settings Misconfigured. Knows no message.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,13 +34,14 @@ from p2p import hardening
 from p2p.addresses import MAX_ADDRS, listen_parts, reachable_addrs, usable_addrs
 from p2p.admission import RateLimit
 from p2p.connections import Connections, Doorkeeper
-from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable
+from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable, Unspoken
 from p2p.inbox import Inboxes
 from p2p.limits import PortClaim, bound_recursion
-from p2p.netstream import HostStream, far_end, library_id, peer_id
+from p2p.netstream import HostStream, far_end, library_id, not_spoken, peer_id
 from p2p.peer import PeerId, peer_of, peer_text
+from p2p.pulse import PING
 from p2p.scores import Fault, Scores
-from p2p.transport import Acceptor, PeerAddrs, PeerChange, Stream
+from p2p.transport import Acceptor, Link, PeerAddrs, PeerChange, Stream
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -77,6 +79,8 @@ class Host:
         self._announce = tuple(Multiaddr(addr) for addr in usable_addrs(announce))
         if len(self._announce) != len(announce):
             raise Misconfigured("an announced address is /ip4/.../tcp/PORT or /dns4/.../tcp/PORT")
+        self._proven: tuple[Multiaddr, ...] = ()
+        self._also_bound = True
         self.scores = Scores()
         self.library: Any = self._build(identity)  # the libp2p host, for gossip and discovery only
         self._swarm: Any = self.library.get_network()
@@ -87,6 +91,7 @@ class Host:
         self._spoken: OrderedDict[tuple[PeerId, str], None] = OrderedDict()
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._connections = Connections(self._swarm, self._peer, self._changed)
+        hardening.choose_by(self.library, self._connections.best)
         self._restrain()
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -126,7 +131,32 @@ class Host:
         return self._peer
 
     def addrs(self) -> tuple[str, ...]:
-        return tuple(map(str, self.library.get_addrs()))
+        """What the operator announces, else where we listen; what others are told may be less, see ``announce``."""
+        return self._with_peer(self._announce) if self._announce else self.bound_addrs()
+
+    def bound_addrs(self) -> tuple[str, ...]:
+        """Where we listen, every interface spelled out."""
+        return self._with_peer(reachable_addrs(self.library.get_transport_addrs()))
+
+    def _with_peer(self, addrs: Iterable[Any]) -> tuple[str, ...]:
+        return tuple(f"{addr}/p2p/{peer_text(self._peer)}" for addr in addrs)
+
+    def ports(self) -> tuple[int, ...]:
+        """The ports that we listen on, or that the operator says lead to us, each once."""
+        said = self._announce or tuple(self.library.get_transport_addrs())
+        return tuple(dict.fromkeys(int(str(addr).split("/")[4]) for addr in said))
+
+    def announce(self, proven: tuple[str, ...], *, also_bound: bool) -> None:
+        """Tell others these addresses, and what we listen on if ``also_bound``; the operator's go before both."""
+        self._proven, self._also_bound = tuple(Multiaddr(addr) for addr in usable_addrs(proven)), also_bound
+
+    def _said_addrs(self, bound: Any) -> list[Any]:
+        if self._announce:
+            return list(self._announce)
+        return list(dict.fromkeys((*self._proven, *(reachable_addrs(bound) if self._also_bound else ()))))
+
+    def link(self, peer: PeerId) -> Link | None:
+        return self._connections.link(peer)
 
     def connected(self) -> frozenset[PeerId]:
         return frozenset(peer_id(far) for far, conns in self._swarm.connections.items() if conns)
@@ -155,7 +185,7 @@ class Host:
         """A stream over the existing connection. Raises Unavailable within ten seconds."""
         if peer not in self.connected():
             raise Unavailable("not connected")
-        if self._outbound[peer] >= MAX_STREAMS:
+        if self._outbound[peer] >= MAX_STREAMS + (protocol == PING):  # a full house must be able to ask who lives
             raise Unavailable(f"{MAX_STREAMS} streams are open with this peer")
         self._outbound[peer] += 1
         try:
@@ -172,7 +202,12 @@ class Host:
             self._release(self._outbound, peer)
 
         if (peer, protocol) not in self._spoken:
-            stream = await self.library.new_stream(library_id(peer), [TProtocol(protocol)])
+            try:
+                stream = await self.library.new_stream(library_id(peer), [TProtocol(protocol)])
+            except Exception as exc:
+                if not_spoken(exc):
+                    raise Unspoken(f"the peer does not speak {protocol}") from exc
+                raise
             self._spoken[peer, protocol] = None
             if len(self._spoken) > MAX_SPOKEN:
                 self._spoken.popitem(last=False)
@@ -211,7 +246,7 @@ class Host:
                 high_watermark=MAX_CONNECTIONS,
                 max_connections_per_peer=2,  # for the moment between two that cross; see Connections
             ),
-            addrs_factory=lambda bound: list(self._announce) or reachable_addrs(bound),
+            addrs_factory=self._said_addrs,
             disable_identify_address_discovery=True,
         )
 

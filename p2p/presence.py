@@ -56,6 +56,10 @@ class Presence:
         """Put no more records for ``kind``; those that exist run out."""
         self._kinds.pop(kind, None)
 
+    def renew(self) -> None:
+        """Where we can be dialled has changed: put every record again, soon."""
+        self._more.set()
+
     async def find(self, kind: str, most: int = 20) -> tuple[PeerAddrs, ...]:
         """Who says to be ``kind`` today, each peer once."""
         found: dict[bytes, PeerAddrs] = {}

@@ -35,6 +35,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "receipt": ("receipt", "countersigned-receipt", *protocol.DIGESTED),
     "gossip": ("signed", "offer", "load"),
     "book": tuple(k for k in protocol.MESSAGES[protocol.BOOK] if k not in _COMMON),
+    "ping": protocol.MESSAGES[protocol.PING],
+    "dialback": protocol.MESSAGES[protocol.DIALBACK],
     "transfer": protocol.TRANSFERS,
     "worker": protocol.WORKER,
     "door": protocol.DOOR,
