@@ -77,7 +77,7 @@ class Overlay:
         self.host = Host(identity, wiring.listen, announce=wiring.announce)
         self.gossip = GossipSub(self.host, f"pasar/{wiring.network}/")
         self.discovery = KademliaDiscovery(self.host, server=wiring.server)
-        self.presence = Presence(self.discovery, wiring.network, wall_time)
+        self.presence = Presence(self.discovery, wiring.network, wall_time, dialable=self.host.announces)
         self._known: OrderedDict[PeerId, PeerAddrs] = OrderedDict((t.peer, t) for t in wiring.targets)
         self.found: set[PeerId] = set()
         self._sought: OrderedDict[PeerId, float] = OrderedDict()
@@ -157,7 +157,7 @@ class Overlay:
         for kind in self._w.kinds:
             self.presence.advertise(kind)
         for attempt in range(PUT_TRIES):
-            if not self.host.connected():
+            if not (self.host.connected() and self.host.announces()):
                 return
             try:
                 for kind in self._w.kinds:

@@ -54,6 +54,7 @@ LIBRARY_STREAMS = 32  # identify, gossip and the DHT come on top
 MAX_CONNECTIONS = 1000
 MAX_SPOKEN = 4096  # pairs of peer and protocol that a stream was opened for before
 STREAMS_PER_SECOND, STREAMS_BURST = 50.0, 200.0
+LIBRARY_DIALS_PER_SECOND, LIBRARY_DIALS_BURST = 1 / 30, 2.0  # of one peer
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +89,7 @@ class Host:
         self._outbound: Counter[PeerId] = Counter()
         self._inbound: Counter[PeerId] = Counter()
         self._rate = RateLimit(STREAMS_PER_SECOND, STREAMS_BURST)
+        self._library_dials = RateLimit(LIBRARY_DIALS_PER_SECOND, LIBRARY_DIALS_BURST)
         self._spoken: OrderedDict[tuple[PeerId, str], None] = OrderedDict()
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._connections = Connections(self._swarm, self._peer, self._changed)
@@ -149,6 +151,10 @@ class Host:
     def announce(self, proven: tuple[str, ...], *, also_bound: bool) -> None:
         """Tell others these addresses, and what we listen on if ``also_bound``; the operator's go before both."""
         self._proven, self._also_bound = tuple(Multiaddr(addr) for addr in usable_addrs(proven)), also_bound
+
+    def announces(self) -> bool:
+        """Whether others are told any address of ours."""
+        return bool(self.library.get_addrs())
 
     def _said_addrs(self, bound: Any) -> list[Any]:
         if self._announce:
@@ -292,7 +298,13 @@ class Host:
         raise Unavailable(f"nobody is {peer_text(peer)} at any of {len(addrs)} addresses")
 
     async def _dial_for_library(self, identifier: Any) -> list[Any]:
-        """What the DHT calls to reach a peer: our own dial, to every address instead of one."""
+        """What the DHT calls to reach a peer: our own dial, to every address instead of one.
+
+        A look-up asks the dead again and again as long as a table names them; one try in half a minute is enough.
+        """
+        now = trio.current_time()
+        if not self._library_dials.allow(peer_id(identifier), now):
+            raise Unavailable("dialled in vain a moment ago")
         with far_end("addresses"):
             known = self.library.get_peerstore().addrs(identifier)
         bare = (str(addr).partition("/p2p/")[0] for addr in known[: 2 * MAX_ADDRS])

@@ -71,6 +71,10 @@ class Keeper:
         async with trio.open_nursery() as nursery:
             self._dial_due(nursery)
 
+    def __contains__(self, peer: object) -> bool:
+        """Whether it is wanted."""
+        return peer in self._redials
+
     def forget(self, peer: PeerId) -> None:
         """It is wanted no more; a connection stays as it is."""
         self._redials.forget(peer)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 SERVICE = "_pasar._tcp.local."
-MAX_NAMES = 128  # that are looked at in the life of this; a LAN with more has other means
+MAX_NAMES = 128  # in the life of one LocalNames; a LAN with more has other means
 MAX_WAITING = 32
 LOOK_MS = 3000
 _threads = trio.CapacityLimiter(2)
@@ -54,7 +54,7 @@ class _Listener(ServiceListener):
 
 
 class LocalNames:
-    """At most ``MAX_NAMES`` names of others are ever looked at; ``found`` is called in the loop."""
+    """At most ``MAX_NAMES`` names are ever looked at, and as many peers named; ``found`` is called in the loop."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class LocalNames:
         self._peer, self._network, self._addrs, self._found = peer, network, addrs, found
         self._name = f"{secrets.token_hex(16)}.{SERVICE}"
         self._names: set[str] = set()
+        self._peers: set[PeerId] = set()
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be named, and hear names, until cancelled. A LAN that has no multicast is logged, and that is all."""
@@ -90,12 +91,21 @@ class LocalNames:
             task_status.started()
             async for name in heard:
                 info = await trio.to_thread.run_sync(_look, zeroconf, name, limiter=_threads)
-                target = None if info is None else target_of(info, self._network)
-                if target is not None and target.peer != self._peer:
-                    self._found(target)
+                self._consider(None if info is None else target_of(info, self._network))
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(5):
-                await trio.to_thread.run_sync(zeroconf.close, abandon_on_cancel=True, limiter=_threads)
+                await trio.to_thread.run_sync(
+                    zeroconf.close,
+                    limiter=_threads,
+                    abandon_on_cancel=True,  # type: ignore[call-arg]  # stubs of an old trio
+                )
+
+    def _consider(self, target: PeerAddrs | None) -> None:
+        if target is None or target.peer == self._peer:
+            return
+        if target.peer in self._peers or len(self._peers) < MAX_NAMES:  # a name may stand for another peer each time
+            self._peers.add(target.peer)
+            self._found(target)
 
     def _hear(self, names: trio.MemorySendChannel[str], name: str) -> None:
         if name == self._name or (name not in self._names and len(self._names) >= MAX_NAMES):
