@@ -210,6 +210,8 @@ class Heartbeat:
             stream = MessageStream(raw, FRAME)
             while (said := await stream.receive(timeout=IDLE)) is not None:
                 now = trio.current_time()
+                if self._network.link(peer) is None:
+                    raise Unavailable("a connection that we do not know of: to be given up")
                 if not isinstance(said, Ping) or not self._rate.allow(peer, now):
                     raise PeerFault("no question, or too many")
                 if peer in self._watched:

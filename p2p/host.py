@@ -233,8 +233,11 @@ class Host:
         self.library.set_stream_handler(TProtocol(protocol), accept)
 
     async def disconnect(self, peer: PeerId) -> None:
+        # Not the library's close_peer: at its end it forgets every connection with the peer, one that came meanwhile too.
         with far_end("disconnect"), trio.move_on_after(DIAL_TIMEOUT):
-            await self._swarm.close_peer(library_id(peer))
+            async with trio.open_nursery() as nursery:
+                for connection in self._swarm.get_connections(library_id(peer)):
+                    nursery.start_soon(connection.close)
 
     def _build(self, identity: Keyholder) -> Any:
         keys = create_new_key_pair(identity.private_key)

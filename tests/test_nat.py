@@ -189,3 +189,26 @@ def test_a_job_after_five_idle_minutes_between_two_nats_that_forget_in_30_second
         h.bed.mend("nat-a")
         healed = delivered(client, 150)
         assert healed["orchestrator"] == first["orchestrator"]
+
+        # Its machine gets another address: every connection is dead at once, and all are dialled again.
+        h.bed.move("a", "192.168.1.2", "192.168.1.9", "192.168.1.1")
+        seller.said("our addresses changed")
+        moved = delivered(client, 150)
+        assert moved["orchestrator"] == first["orchestrator"]
+
+
+def test_two_machines_of_a_lan_find_each_other_without_any_bootstrap(tmp_path, request):
+    with homes(tmp_path, request) as h:
+        for place, ip, network in (
+            ("a", "192.168.1.2", "one"),
+            ("c", "192.168.1.3", "one"),
+            ("c", "192.168.1.3", "two"),
+        ):
+            h.bed.at(place, "ip", "route", "replace", "224.0.0.0/4", "dev", "eth0")
+            listen = f"/ip4/{ip}/tcp/{4010 + len(h.processes)}"
+            flags = ("--role", "bootstrap", "--network", network, "--listen", listen, "--mdns")
+            h.start(place, f"node-{len(h.processes)}", "node.py", *flags, PASAR_LOCAL_PORT=str(free_port() - 1)).ready()
+        eventually(lambda: h.connections("a").get("192.168.1.3"), "the two of one network did not meet", 60)
+        time.sleep(5)  # and nobody of the other one came
+        near, far = h.connections("a"), h.connections("c")
+        assert len(near["192.168.1.3"]) == len(far["192.168.1.2"]) == 1

@@ -129,6 +129,12 @@ class Bed:
     def mend(self, nat: str) -> None:
         self.at("pub", "ip", "link", "set", f"to-{nat}", "master", "net")
 
+    def move(self, host: str, old: str, new: str, way: str) -> None:
+        """Give a host another address, as when a laptop goes from one room to the next."""
+        self.at(host, "ip", "addr", "del", f"{old}/24", "dev", "eth0")
+        self.at(host, "ip", "addr", "add", f"{new}/24", "dev", "eth0")
+        self.at(host, "ip", "route", "replace", "default", "via", way)
+
     def remove(self) -> None:
         for name in reversed(self._made):
             subprocess.run(("ip", "netns", "del", name), capture_output=True, check=False, timeout=30)
