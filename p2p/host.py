@@ -233,7 +233,7 @@ class Host:
         self.library.set_stream_handler(TProtocol(protocol), accept)
 
     async def disconnect(self, peer: PeerId) -> None:
-        # Not the library's close_peer: at its end it forgets every connection with the peer, one that came meanwhile too.
+        # Not the library's close_peer: at its end it forgets every connection of the peer, a newer one too.
         with far_end("disconnect"), trio.move_on_after(DIAL_TIMEOUT):
             async with trio.open_nursery() as nursery:
                 for connection in self._swarm.get_connections(library_id(peer)):

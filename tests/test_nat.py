@@ -207,7 +207,7 @@ def test_two_machines_of_a_lan_find_each_other_without_any_bootstrap(tmp_path, r
             h.bed.at(place, "ip", "route", "replace", "224.0.0.0/4", "dev", "eth0")
             listen = f"/ip4/{ip}/tcp/{4010 + len(h.processes)}"
             flags = ("--role", "bootstrap", "--network", network, "--listen", listen, "--mdns")
-            h.start(place, f"node-{len(h.processes)}", "node.py", *flags, PASAR_LOCAL_PORT=str(free_port() - 1)).ready()
+            h.start(place, f"node-{len(h.processes)}", "node.py", *flags).ready()
         eventually(lambda: h.connections("a").get("192.168.1.3"), "the two of one network did not meet", 60)
         time.sleep(5)  # and nobody of the other one came
         near, far = h.connections("a"), h.connections("c")
