@@ -65,7 +65,7 @@ class Wiring:
     kinds: tuple[str, ...]  # under which this node is found
     wanted: tuple[str, ...]  # whom it wants to be connected with
     server: bool = True  # keeps DHT records for others
-    door: bool = False  # useless unless it can be dialled: announces what it listens on, whatever others find
+    must_be_dialled: bool = False  # useless otherwise: announces what it listens on, whatever others find
     lan: bool = False  # names itself on the LAN, and dials who is named there
 
 
@@ -191,10 +191,10 @@ class Overlay:
             self._known.popitem(last=False)
 
     def _reach_changed(self, reach: Reach, addrs: tuple[str, ...]) -> None:
-        """Announce what was proven and no more; a door also what it listens on, so that no liar can hide it."""
-        self.host.announce(addrs, also_bound=self._w.door)
+        """Announce what was proven; who must be dialled also what it listens on, so that no liar can hide it."""
+        self.host.announce(addrs, also_bound=self._w.must_be_dialled)
         self.presence.renew()
-        if reach is Reach.PRIVATE and self._w.door:
+        if reach is Reach.PRIVATE and self._w.must_be_dialled:
             log.error("nobody can dial this node: open its port, or name where it is dialled with --announce")
 
     def _woken(self) -> None:

@@ -116,7 +116,7 @@ async def build_base(
         local=point,
         kinds=kinds,
         wanted=wanted,
-        door=role != "orchestrator",
+        must_be_dialled=role != "orchestrator",
         lan=config.lan,
     )
     greeter = Greeter(config.network, role, lambda: purse.chain.settlement if purse else None, time.time)

@@ -41,6 +41,7 @@ IN_ALL, IN_ALL_BURST = 1.0, 8.0
 AT_ONCE = 4
 ASKED = 3
 AGAIN, SOON = 600.0, 20.0
+DECLINED = 60.0  # before a peer that declined is asked again
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +94,7 @@ class DialBack:
         return self._standing.reach(trio.current_time())
 
     async def known(self) -> Reach:
-        """Wait until somebody has answered; what is known then."""
+        """Wait until somebody has answered, or all who were asked have declined; what is known then."""
         await self._known.wait()
         return self.reach
 
@@ -142,6 +143,8 @@ class DialBack:
             for _, _, peer in ranked[: max(0, ASKED - len(asked))]:
                 self._asked[peer] = trio.current_time()
                 nursery.start_soon(self._ask, peer)
+        if self._asked:
+            self._known.set()
 
     async def _ask(self, peer: PeerId) -> None:
         ports = self._ports()[:MAX_PORTS]
@@ -151,6 +154,7 @@ class DialBack:
                 said = await stream.receive(timeout=ANSWER_TIMEOUT)
         except (Unavailable, PeerFault) as exc:
             log.debug("not dialled back", peer=peer_text(peer), reason=str(exc))
+            self._asked[peer] = trio.current_time() - AGAIN + DECLINED
             return
         if not isinstance(said, Dialled) or not set(said.ports) <= set(ports):
             return

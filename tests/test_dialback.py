@@ -123,6 +123,17 @@ async def test_one_check_a_minute_for_each_peer_whatever_it_asks(autojump_clock)
         assert all(isinstance(failure, Refused) for failure in helper.node.failures)
 
 
+async def test_who_is_declined_by_everybody_waits_no_longer_and_asks_again(autojump_clock):
+    async with market() as seat:
+        one, helper = await seat(1, "203.0.113.9"), await seat(2, "198.51.2.1", ())
+        assert helper.back._each.allow(one.node.peer, trio.current_time())  # it asked before it was restarted
+        await one.node.connect(target(helper.node))
+        with trio.fail_after(2):
+            assert await one.back.known() is Reach.UNKNOWN
+        with trio.fail_after(150):
+            await until(lambda: one.back.reach is Reach.PUBLIC, 150)
+
+
 async def asked(node: MemoryNode, helper: PeerId, what: object) -> object:
     async with MessageStream(await node.open(helper, DIALBACK)) as stream:
         await stream.send(what)

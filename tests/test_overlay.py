@@ -46,7 +46,9 @@ class Town:
     async def node(self, name: str, first: tuple[PeerAddrs, ...] = (), *, sells: bool = False) -> Overlay:
         identity = Identity(sha256(name.encode()).digest())
         kinds, wanted = (SELLS, ("gateway",)) if sells else (("gateway",), SELLS)
-        wiring = Wiring("test", ("/ip4/127.0.0.1/tcp/0",), (), first, None, kinds=kinds, wanted=wanted, door=not sells)
+        wiring = Wiring(
+            "test", ("/ip4/127.0.0.1/tcp/0",), (), first, None, kinds=kinds, wanted=wanted, must_be_dialled=not sells
+        )
         book = await open_book(self.folder / name, time.time)
         made = Overlay(identity, wiring, book, time.time)
         if sells:
@@ -117,7 +119,7 @@ async def test_who_cannot_be_dialled_and_is_not_connected_is_unavailable_at_once
 
 
 @pytest.mark.live
-async def test_a_door_announces_what_it_listens_on_whatever_liars_say(tmp_path, monkeypatch):
+async def test_a_gateway_announces_what_it_listens_on_whatever_liars_say(tmp_path, monkeypatch):
     async with town(tmp_path, monkeypatch) as t:
         gateway = await t.node("gateway")
         before = gateway.host.library.get_addrs()
