@@ -123,17 +123,19 @@ class Overlay:
         """Be connected with ``peer``, by any address we know or can find. Raises Unavailable.
 
         A peer without an open port is there while it keeps a connection with us, and cannot be reached otherwise. Who
-        was sought in vain is not sought again for a while, so that nobody waits twice for the same nothing.
+        was sought in vain is left alone for three times as long as that took: nobody waits again and again for the
+        same nothing, and a peer that only restarts, and refuses at once meanwhile, is found as soon as it is back.
         """
         if peer in self.host.connected():
             return
         now = trio.current_time()
-        if now - self._sought.get(peer, -SEEK_AGAIN_S) < SEEK_AGAIN_S:
+        if now < self._sought.get(peer, 0.0):
             raise Unavailable(f"{peer_text(peer)} is not connected, and could not be dialled a moment ago")
         try:
             await self._seek(peer)
         except Unavailable:
-            self._sought[peer] = now
+            took = trio.current_time() - now
+            self._sought[peer] = now + took + min(SEEK_AGAIN_S, 3 * took)
             self._sought.move_to_end(peer)
             while len(self._sought) > MAX_SOUGHT:
                 self._sought.popitem(last=False)
@@ -195,7 +197,7 @@ class Overlay:
         self.host.announce(addrs, also_bound=self._w.must_be_dialled)
         self.presence.renew()
         if reach is Reach.PRIVATE and self._w.must_be_dialled:
-            log.error("nobody can dial this node: open its port, or name where it is dialled with --announce")
+            log.warning("others could not dial this node: open its port, or name where it is dialled with --announce")
 
     def _woken(self) -> None:
         """This machine slept, or its addresses changed."""

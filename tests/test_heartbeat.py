@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 import pytest
 import trio
 
 from p2p.addressbook import AddressBook
-from p2p.errors import PeerFault, Unavailable
+from p2p.errors import PeerFault, Unavailable, Unspoken
 from p2p.heartbeat import ASKS_BURST, MAX_STREAMS_EACH, Heartbeat, Ping, Pong
+from p2p.host import Host
+from p2p.identity import Identity
 from p2p.keeper import Keeper
 from p2p.memory import MAX_STREAMS, MemoryNetwork, MemoryNode
 from p2p.peer import PeerId, peer_of
 from p2p.pulse import PING
 from p2p.scores import Fault
 from p2p.stream import MessageStream
-from p2p.transport import PeerAddrs
+from p2p.transport import PeerAddrs, Stream
 from tests.contracts.network import ECHO, echo, target, until
+
+LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 
 
 def peer(number: int) -> PeerId:
@@ -282,3 +288,62 @@ async def test_no_more_are_dialled_than_wanted_neighbours_and_nobody_dials_himse
         await one.disconnect(first)
         with trio.fail_after(60):
             await until(lambda: len(one.connected()) == 3, 60)
+
+
+# -- and over real hosts
+
+
+@pytest.mark.live
+async def test_a_flood_of_pings_ends_on_the_graylist_and_an_honest_neighbour_stays():
+    one, flood, honest = (Host(Identity(sha256(b"beat %d" % n).digest()), LOOPBACK) for n in range(3))
+    beats = [Heartbeat(host, wall_time=time.time) for host in (one, honest)]
+    async with trio.open_nursery() as nursery:
+        for runs in (one, flood, honest, *beats):
+            await nursery.start(runs.run)
+        await honest.connect(target(one))
+        await flood.connect(target(one))
+        with trio.fail_after(60):
+            while not one.scores.graylisted(flood.peer, trio.current_time()):
+                try:
+                    async with MessageStream(await flood.open(one.peer, PING)) as stream:
+                        for number in range(1000):
+                            await stream.send(Ping(number.to_bytes(16, "big")))
+                            if await stream.receive(timeout=5) is None:
+                                break
+                except Unavailable:
+                    continue
+        for beat in beats:
+            beat.suspect_all()  # asks now
+        await until(lambda: all(not w.pulse.waits for w in beats[1]._watched.values()))
+        await trio.sleep(2)
+        assert honest.peer in one.connected()
+        assert one.scores.score(honest.peer, trio.current_time()) == 0.0
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.live
+async def test_hosts_that_do_not_beat_are_watched_all_the_same(monkeypatch):
+    one, silent = (Host(Identity(sha256(b"foreign %d" % n).digest()), LOOPBACK) for n in range(2))
+    beat = Heartbeat(one, wall_time=time.time)
+    async with trio.open_nursery() as nursery:
+        for runs in (one, silent, beat):
+            await nursery.start(runs.run)
+        said: list[str] = []
+        opens = one.open
+
+        async def noted(who: PeerId, protocol: str) -> Stream:
+            try:
+                return await opens(who, protocol)
+            except Unspoken as exc:
+                said.append(str(exc))
+                raise
+
+        monkeypatch.setattr(one, "open", noted)
+        await one.connect(target(silent))
+        await until(lambda: silent.peer in beat._watched)
+        for number in (1, 2):
+            beat.suspect_all()
+            await until(lambda number=number: len(said) == number and not beat._watched[silent.peer].pulse.waits)
+        assert one.connected() == {silent.peer}
+        assert beat.dropped == 0
+        nursery.cancel_scope.cancel()

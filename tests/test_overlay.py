@@ -109,6 +109,13 @@ async def test_who_cannot_be_dialled_and_is_not_connected_is_unavailable_at_once
     async with town(tmp_path, monkeypatch) as t:
         gateway = await t.node("gateway")
         stranger = peer(7)
+        look_once = gateway.look_once
+
+        async def slowly():
+            await trio.sleep(1)
+            return await look_once()
+
+        monkeypatch.setattr(gateway, "look_once", slowly)
         with trio.fail_after(SEEK_PATIENCE_S + 5), pytest.raises(Unavailable, match="no open port"):
             await gateway.reach(stranger)
         asked: list[str] = []
@@ -116,6 +123,12 @@ async def test_who_cannot_be_dialled_and_is_not_connected_is_unavailable_at_once
         with pytest.raises(Unavailable, match="a moment ago"):
             await gateway.reach(stranger)
         assert asked == []
+        here = target(gateway.host).addrs[0].rpartition("/")[0]
+        gateway.remember([PeerAddrs(peer(8), (f"{here}/1",))], "")  # nobody listens there now
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="nobody is"):  # it said so at once: it may be back at any moment
+                await gateway.reach(peer(8))
+            await trio.sleep(0.5)
 
 
 @pytest.mark.live
