@@ -161,7 +161,8 @@ def test_a_job_after_five_idle_minutes_between_two_nats_that_forget_in_30_second
         first = delivered(client)
         eventually(lambda: set(h.connections("a")) >= set(GATEWAYS), "not connected with every gateway", 60)
         seller.said("private")  # the dial-back found out that nobody can reach it
-        h.start("pub", "echo", "-c", ECHO).ready()
+        answers = h.start("pub", "echo", "-c", ECHO)
+        answers.ready()
         probe = h.start("a", "probe", "-c", PROBE)
         probe.ready()
         before = {ip: h.connections("a")[ip] for ip in GATEWAYS}
@@ -176,6 +177,7 @@ def test_a_job_after_five_idle_minutes_between_two_nats_that_forget_in_30_second
         assert again["orchestrator"] == first["orchestrator"]
 
         # The wire to the orchestrator's home is cut, until both ends have noticed: then everything heals by itself.
+        answers.end()  # it holds the probe's dead connection
         h.bed.cut("nat-a")
         eventually(lambda: not h.connections("a"), "the orchestrator did not notice", 60)
         eventually(lambda: "10.77.0.101" not in h.connections("pub"), "a gateway did not notice", 60)
