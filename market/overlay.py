@@ -196,7 +196,7 @@ class Overlay:
         """Announce what was proven; who must be dialled also what it listens on, so that no liar can hide it."""
         self.host.announce(addrs, also_bound=self._w.must_be_dialled)
         self.presence.renew()
-        if reach is Reach.PRIVATE and self._w.must_be_dialled:
+        if reach is Reach.PRIVATE and (self._w.must_be_dialled or self._w.announce):
             log.warning("others could not dial this node: open its port, or name where it is dialled with --announce")
 
     def _woken(self) -> None:

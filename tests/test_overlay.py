@@ -102,6 +102,11 @@ async def test_a_private_orchestrator_is_served_over_the_connections_that_it_kee
         await lost.host.disconnect(private)
         await until(lambda: private in lost.host.connected(), 30)
         assert gateways[1].host.link(private).dialled is False
+        await t.end(seller)  # it comes back, and its bootstrap does not
+        await until(lambda: private not in lost.host.connected())
+        again = await t.node("seller", first, sells=True)
+        await until(lambda: all(private in gateway.host.connected() for gateway in gateways), 60)
+        assert again.host.connected() == {gateway.host.peer for gateway in gateways}
 
 
 @pytest.mark.live
