@@ -96,15 +96,16 @@ class Heartbeat:
         self._watched: dict[PeerId, _Watched] = {}
         self._rate = RateLimit(ASKS_PER_SECOND, ASKS_BURST)
         self._answering: Counter[PeerId] = Counter()
+        self._nursery: trio.Nursery | None = None
         self.dropped = 0
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch until cancelled."""
         self._network.serve(PING, self._answer)
-        async with self._network.subscribe_peers() as changes, trio.open_nursery() as nursery:
+        async with self._network.subscribe_peers() as changes, trio.open_nursery() as self._nursery:
             for peer in self._network.connected():
                 self._watch(peer)
-            nursery.start_soon(self._beat, nursery)
+            self._nursery.start_soon(self._beat, self._nursery)
             task_status.started()
             async for change in changes:
                 if change.connected:
@@ -131,8 +132,12 @@ class Heartbeat:
 
     def _leave(self, peer: PeerId) -> None:
         watched = self._watched.pop(peer, None)
-        if watched is not None and watched.asking is not None:
+        if watched is None:
+            return
+        if watched.asking is not None:
             watched.asking.cancel()
+        if watched.stream is not None and self._nursery is not None:
+            self._nursery.start_soon(_give_up, watched.stream)
 
     async def _beat(self, nursery: trio.Nursery) -> None:
         clocks, place = Clocks(trio.current_time(), self._wall_time()), self._place()
@@ -163,27 +168,37 @@ class Heartbeat:
             nursery.start_soon(self._drop, peer)
 
     async def _ask(self, peer: PeerId, watched: _Watched, scope: trio.CancelScope) -> None:
-        """One question. Without its answer the stream is given up, so that no late one meets the next question."""
-        stream, watched.stream = watched.stream, None
+        """One question: on the stream that is kept, or on a new one when that has ended meanwhile."""
+        kept, watched.stream = watched.stream, None
+        with scope, trio.move_on_after(watched.pulse.patience):
+            if kept is not None and await self._ask_on(kept, peer, watched):
+                return
+            try:
+                fresh = MessageStream(await self._network.open(peer, PING), FRAME)
+            except Unspoken:
+                watched.pulse.answered(trio.current_time())
+            except Unavailable as exc:
+                log.debug("not asked", peer=peer_text(peer), reason=str(exc))
+            else:
+                await self._ask_on(fresh, peer, watched)
+
+    async def _ask_on(self, stream: MessageStream, peer: PeerId, watched: _Watched) -> bool:
+        """Whether it was answered. Without its answer the stream is given up: no late one meets the next question."""
         answered = False
         try:
-            with scope, trio.move_on_after(watched.pulse.patience):
-                if stream is None:
-                    stream = MessageStream(await self._network.open(peer, PING), FRAME)
-                answered = await self._exchange(stream)
-        except Unspoken:
-            answered = True
+            answered = await self._exchange(stream)
         except PeerFault as fault:
             log.info("wrong pong", peer=peer_text(peer), code=fault.code)
             self._network.scores.fault(peer, Fault.PROTOCOL, trio.current_time())
         except Unavailable as exc:
             log.debug("no pong", peer=peer_text(peer), reason=str(exc))
-        if answered:
-            watched.stream = stream
-            watched.pulse.answered(trio.current_time())
-        elif stream is not None:
-            with trio.CancelScope(shield=True), trio.move_on_after(1):
-                await stream.reset()
+        finally:
+            if answered and self._watched.get(peer) is watched:
+                watched.stream = stream
+                watched.pulse.answered(trio.current_time())
+            else:
+                await _give_up(stream)
+        return answered
 
     async def _exchange(self, stream: MessageStream) -> bool:
         nonce = secrets.token_bytes(16)
@@ -224,3 +239,8 @@ class Heartbeat:
             self._answering[peer] -= 1
             if not self._answering[peer]:
                 del self._answering[peer]
+
+
+async def _give_up(stream: MessageStream) -> None:
+    with trio.CancelScope(shield=True), trio.move_on_after(1):
+        await stream.reset()

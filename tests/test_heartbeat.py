@@ -347,3 +347,36 @@ async def test_hosts_that_do_not_beat_are_watched_all_the_same(monkeypatch):
         assert one.connected() == {silent.peer}
         assert beat.dropped == 0
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.live
+async def test_streams_of_ended_connections_are_given_back():
+    one, two = (Host(Identity(sha256(b"back %d" % n).digest()), LOOPBACK) for n in range(2))
+    beats = [Heartbeat(host, wall_time=time.time) for host in (one, two)]
+    async with trio.open_nursery() as nursery:
+        for runs in (one, two, *beats):
+            await nursery.start(runs.run)
+        for number in range(5):
+            await one.connect(target(two))
+            await until(lambda: two.peer in beats[0]._watched and one.peer in beats[1]._watched)
+            for beat in beats:
+                beat.suspect_all()
+            await until(lambda: all(w.stream is not None for beat in beats for w in beat._watched.values()))
+            await (two if number % 2 else one).disconnect((one if number % 2 else two).peer)
+            await until(lambda: not (one._outbound or two._outbound or one.connected() or two.connected()))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_kept_stream_that_has_ended_is_no_miss(autojump_clock):
+    async with stage() as s:
+        one, two = await s.node(1), await s.node(2)
+        await one.connect(target(two))
+        await trio.sleep(40)
+        for stream in tuple(two._streams):
+            await stream.reset()
+        pulse = s.beats[one.peer]._watched[two.peer].pulse
+        missed = []
+        for _ in range(60):
+            await trio.sleep(1)
+            missed.append(pulse._missed)
+        assert max(missed) == 0
