@@ -148,7 +148,8 @@ class Heartbeat:
                 log.info("connections suspected", reason="our addresses changed" if moved else "the clock jumped")
                 place = now_place
                 self.suspect_all()
-            for peer in tuple(self._watched):
+            # Not the changes alone: a connection that is replaced within a moment is no change to anybody else.
+            for peer in {*self._watched, *self._network.connected()}:
                 self._watch(peer)
                 if peer in self._watched:
                     self._look(peer, self._watched[peer], nursery)
