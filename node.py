@@ -66,6 +66,9 @@ def root(
     announce: Annotated[list[str] | None, typer.Option(help="Multiaddr under which others reach us.")] = None,
     bootstrap: Annotated[list[str] | None, typer.Option(help="Multiaddr of a bootstrap, with /p2p/PEER.")] = None,
     network: Annotated[str | None, typer.Option(help="Name of the network; main.")] = None,
+    mdns: Annotated[
+        bool | None, typer.Option(help="Find and be found on the LAN; else where it listens there.")
+    ] = None,
     rpc: Annotated[str | None, typer.Option(help="JSON-RPC of the chain; else the development chain here.")] = None,
     broker: Annotated[str | None, typer.Option(help="Address of the broker contract.")] = None,
     http: Annotated[str | None, typer.Option(help="HOST:PORT of the HTTP face, on loopback.")] = None,
@@ -89,6 +92,7 @@ def root(
         announce=tuple(announce or ()),
         bootstrap=tuple(bootstrap or ()),
         network=network,
+        mdns=mdns,
         rpc=rpc,
         broker=broker,
         http=http,

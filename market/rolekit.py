@@ -116,6 +116,8 @@ async def build_base(
         local=point,
         kinds=kinds,
         wanted=wanted,
+        must_be_dialled=role != "orchestrator",
+        lan=config.lan,
     )
     greeter = Greeter(config.network, role, lambda: purse.chain.settlement if purse else None, time.time)
     overlay = Overlay(identity, wiring, await open_book(instance.path, time.time), time.time)

@@ -14,7 +14,7 @@ BELOW: dict[str, set[str]] = {
     "market": {"p2p", "compute", "ledger"},
 }
 PURE = {
-    "p2p": "errors codec peer envelope framing blobs admission scores transport",
+    "p2p": "errors codec peer envelope framing blobs admission pulse redial scores standing transport",
     "compute": "spec capability digest trace catalog messages jobboard picture",
     "ledger": "money ticket cover schema sender recipient account broker conservation redemption transactions "
     "evm_shapes",
@@ -22,8 +22,8 @@ PURE = {
     "scoring sealing opening demo_tally loads following bookwire reconcile neighbours",
 }
 SHELL = {  # whatever touches the world, or another shell
-    "p2p": "addressbook addresses bootstrap connections discovery gossip hardening host identity inbox limits memory "
-    "netstream pipe presence stream transfer",
+    "p2p": "addressbook addresses bootstrap connections dialback discovery gossip hardening heartbeat host identity "
+    "inbox keeper knock limits mdns memory netstream pipe presence stream transfer",
     "compute": "device hardware link modelfolder offline opendevice pipeline pipelines tracestore training work worker "
     "workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "

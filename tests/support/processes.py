@@ -46,11 +46,14 @@ def free_port_pair() -> int:
 class Process:
     """One child, in a session of its own. ``lines`` of stdout come by a thread; stderr goes to ``log``."""
 
-    def __init__(self, argv: Sequence[str], env: dict[str, str], log: Path, cwd: Path) -> None:
+    def __init__(
+        self, argv: Sequence[str], env: dict[str, str], log: Path, cwd: Path, inside: Sequence[str] = ()
+    ) -> None:
+        """``inside``: what the command line begins with, such as the namespace it runs in."""
         self.name, self.log, self.cwd = log.stem, log, cwd
         self._stderr: IO[bytes] = log.open("ab")
         self._child = subprocess.Popen(
-            [sys.executable, *argv],
+            [*inside, sys.executable, *argv],
             cwd=cwd,
             env=env,
             stdin=subprocess.DEVNULL,
