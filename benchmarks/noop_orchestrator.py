@@ -10,10 +10,9 @@ import sys
 
 from benchmarks.noop_worker import NoopWorker
 from market.config import Config, load_config
-from market.console import configure_logs
-from market.instance import Instance
-from market.roles import run_role
-from p2p.limits import bound_recursion
+from market.console import Exit, configure_logs
+from market.instance import Instance, claim
+from market.supervisor import Supervisor
 
 
 def machine_of(config: Config, _: Instance) -> NoopWorker:
@@ -22,17 +21,23 @@ def machine_of(config: Config, _: Instance) -> NoopWorker:
 
 
 def main() -> int:
-    """Run until a signal."""
+    """Run until a signal, under a supervisor like any node."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.noop_orchestrator")
-    for flag in ("network", "rpc", "broker", "price"):
+    for flag in ("network", "rpc", "broker", "price", "data-dir"):
         parser.add_argument(f"--{flag}")
     parser.add_argument("--listen", action="append")
     parser.add_argument("--bootstrap", action="append")
     given = vars(parser.parse_args())
-    bound_recursion()
     configure_logs(as_json=False, level="info")
     config = load_config(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
-    run_role(config, "orchestrator", machine_of)
+    instance = claim(config.home, config.network, "orchestrator", config.data_dir)
+    try:
+        lifeline = Supervisor().run()
+    except Exit as exc:
+        return exc.code
+    from market.roles import run_role  # in the node alone
+
+    run_role(config, "orchestrator", machine_of, instance, lifeline)
     return 0
 
 
