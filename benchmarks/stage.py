@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE
 from tempfile import TemporaryDirectory
@@ -124,13 +125,14 @@ class Stage:
 
 
 async def _end(child: trio.Process) -> None:
-    """Ask, wait, then insist. A node's own children end with it."""
+    """Ask, wait, then insist: a supervisor, its node and what that started share a session."""
     if child.returncode is None:
         child.terminate()
         with trio.move_on_after(END_S):
             await child.wait()
     if child.returncode is None:
-        child.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         await child.wait()
 
 

@@ -165,6 +165,7 @@ class Restarting:
             case Beaten():
                 self._beat(now)
             case Readied():
+                self._beat(now)
                 self.was_ready = True
                 self._ready_at = now
             case Hopeless():
@@ -202,7 +203,7 @@ class Restarting:
                 self._ready_at, self._hopeless = None, False
                 return [Start()]
             case State.DYING:
-                self._due = now + self._rule.mercy_s
+                self._due = math.inf  # nothing survives it
                 return [Kill("its loop is stuck")]
             case State.STARTING | State.RUNNING:
                 limit = self._rule.start_s if self.state is State.STARTING else self._rule.silence_s
