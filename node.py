@@ -13,7 +13,9 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,6 +46,11 @@ def worker_of(config: Config, instance: Instance, keeper: int = 0) -> Worker:
 
     models = config.models or (bundled(),)
     return Worker(WorkerConfig(instance.path / "worker", models, threads=config.threads, keeper=keeper))
+
+
+def role_library() -> ModuleType:
+    """What a node is made of, imported in the node alone: its supervisor needs none of it."""
+    return import_module("market.roles")
 
 
 def chain_port() -> int:
@@ -105,10 +112,8 @@ def root(
         log_json=log_json,
     )
     instance = claim(config.home, config.network, role, config.data_dir)
-    lifeline = Supervisor().run() if supervised else Lifeline(notice=ServiceNotice.take(os.environ))
-    from market.roles import run_role  # in the node alone: the supervisor needs none of it
-
-    run_role(config, role, partial(worker_of, keeper=lifeline.keeper), instance, lifeline)
+    lifeline = Supervisor(role_library).run() if supervised else Lifeline(notice=ServiceNotice.take(os.environ))
+    role_library().run_role(config, role, partial(worker_of, keeper=lifeline.keeper), instance, lifeline)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

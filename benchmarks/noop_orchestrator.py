@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
+from types import ModuleType
 
 from benchmarks.noop_worker import NoopWorker
 from market.config import Config, load_config
@@ -18,6 +20,11 @@ from market.supervisor import Supervisor
 def machine_of(config: Config, _: Instance) -> NoopWorker:
     """A machine with as many places as the config says."""
     return NoopWorker(slots=config.slots)
+
+
+def role_library() -> ModuleType:
+    """Imported in the node alone."""
+    return import_module("market.roles")
 
 
 def main() -> int:
@@ -32,12 +39,10 @@ def main() -> int:
     config = load_config(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
     instance = claim(config.home, config.network, "orchestrator", config.data_dir)
     try:
-        lifeline = Supervisor().run()
+        lifeline = Supervisor(role_library).run()
     except Exit as exc:
         return exc.code
-    from market.roles import run_role  # in the node alone
-
-    run_role(config, "orchestrator", machine_of, instance, lifeline)
+    role_library().run_role(config, "orchestrator", machine_of, instance, lifeline)
     return 0
 
 

@@ -3,10 +3,11 @@
     python node.py --role gateway
       supervisor      parsed the command line, holds the data directory; waits
         node          a fork of it: everything else
+        spare         the next node, with its libraries imported; does nothing
 
-A fork, so that a node begins where its command line was read, with the same data directory, and without a second start
+Forks, so that a node begins where its command line was read, with the same data directory, and without a second start
 of Python. What is to be done is decided in ``market/restarting.py``. It blocks, and needs no event loop: there is one
-child, one line to it, and a clock. Imports nothing of network, chain or compute.
+node, one line to it, and a clock. Imports nothing of network, chain or compute.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import structlog
 
 from market.console import Exit
+from market.forked import ORDERS, READ, Forked, fork, stand_by
 from market.lifeline import BEAT_S, HOPELESS, PORT, STOP, Lifeline
 from market.restarting import (
     Abort,
@@ -39,6 +41,7 @@ from market.restarting import (
     Restarting,
     Rule,
     Start,
+    State,
     Stop,
     Ticked,
     Wait,
@@ -47,23 +50,26 @@ from market.servicenotice import READY, STOPPING, WATCHDOG, ServiceNotice
 
 log = structlog.get_logger("supervisor")
 
-ORDERS = (signal.SIGINT, signal.SIGTERM)
 LOOK_S = 1.0
-READ = 64 * 1024
-MAX_WORD = 64
+SPARE_AFTER_S = 15.0  # a market that comes up has better things to do than to prepare for deaths
 
 
 class Supervisor:
-    """``run`` returns in each node, and never in the supervisor itself: that one ends with Exit."""
+    """``run`` returns in each node, and never in the supervisor itself: that one ends with Exit.
 
-    def __init__(self, rule: Rule | None = None) -> None:
-        self._rule = rule or Rule()
+    ``prepare`` imports what a node needs; it is called in the spare only.
+    """
+
+    def __init__(
+        self, prepare: Callable[[], object], rule: Rule | None = None, *, spare_after_s: float = SPARE_AFTER_S
+    ) -> None:
+        self._prepare, self._rule, self._spare_after_s = prepare, rule or Rule(), spare_after_s
         self._notice = ServiceNotice.take(os.environ)
         self._machine = Restarting(self._rule, time.monotonic())
-        self._pid = 0
+        self._node: Forked | None = None
+        self._spare: Forked | None = None
+        self._spare_at = 0.0  # when one is due; 0 for not now
         self._port = 0
-        self._line: socket.socket | None = None
-        self._rest = b""
         self._before: dict[int, Any] = {}
         self._woken, self._waker = -1, -1
         beats = [BEAT_S, self._rule.silence_s / 4]
@@ -81,6 +87,8 @@ class Supervisor:
                         return lifeline
             if Beaten() in events or self._machine.in_hand:
                 self._notice.send(WATCHDOG)
+            if (lifeline := self._keep_spare()) is not None:
+                return lifeline
             events = self._wait()
 
     # -- what happens ------------------------------------------------------------------------------------------------
@@ -88,30 +96,21 @@ class Supervisor:
     def _wait(self) -> list[Event]:
         """The next events; what the node said comes before its death, and before the clock."""
         patience = min(LOOK_S, self._beat_s, max(0.0, self._machine.wake_at - time.monotonic()))
-        sources = [self._woken] if self._line is None else [self._woken, self._line.fileno()]
-        ready, _, _ = select.select(sources, [], [], patience)
+        line = self._node.line if self._node else None
+        ready, _, _ = select.select([self._woken, *([line] if line else [])], [], [], patience)
         orders: list[Event] = []
         if self._woken in ready:
             with suppress(BlockingIOError):
                 orders = [Ordered() for number in os.read(self._woken, READ) if number in ORDERS]
-        dead = self._reap()
-        return [*self._hear(), *orders, *dead, Ticked()]
-
-    def _hear(self) -> list[Event]:
-        if self._line is None:
-            return []
-        over = True
-        with suppress(ConnectionError):
-            try:
-                while data := self._line.recv(READ):
-                    self._rest += data
-            except BlockingIOError:
-                over = False
-        if over:
-            self._hang_up()
-        *lines, rest = self._rest.split(b"\n")
-        self._rest = rest[:MAX_WORD]
-        return [event for line in lines if (event := self._understand(line.decode(errors="replace"))) is not None]
+        if self._node is None:
+            return [*orders, Ticked()]
+        code = self._node.reap()  # before its last words are read: none can follow
+        said = [event for word in self._node.words() if (event := self._understand(word)) is not None]
+        if code is None:
+            return [*said, *orders, Ticked()]
+        self._node.hang_up()
+        self._node, self._spare_at = None, 0.0
+        return [*said, *orders, Died(code), Ticked()]
 
     def _understand(self, word: str) -> Event | None:
         number = word.removeprefix(PORT)
@@ -119,6 +118,7 @@ class Supervisor:
             self._port = int(number) if number.isascii() and number.isdecimal() else 0
         elif word == READY:
             self._notice.send(READY, "STATUS=serving")
+            self._spare_at = time.monotonic() + self._spare_after_s
             return Readied()
         elif word == STOPPING:
             self._notice.send(STOPPING)
@@ -127,15 +127,6 @@ class Supervisor:
         elif word == HOPELESS:
             return Hopeless()
         return None
-
-    def _reap(self) -> list[Event]:
-        if not self._pid:
-            return []
-        pid, status = os.waitpid(self._pid, os.WNOHANG)
-        if not pid:
-            return []
-        self._pid = 0
-        return [Died(os.waitstatus_to_exitcode(status))]
 
     # -- what is done ------------------------------------------------------------------------------------------------
 
@@ -162,44 +153,43 @@ class Supervisor:
         return None
 
     def _start(self) -> Lifeline | None:
-        """A node: in it, its lifeline; in the supervisor, None."""
-        self._hang_up()
-        ours, theirs = socket.socketpair()
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)  # none may hit the child with our handlers on
-        self._pid = os.fork()
-        if self._pid:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            theirs.close()
-            ours.setblocking(False)
-            self._line, self._rest = ours, b""
+        """A node, the spare one where there is one. In it, its lifeline; in the supervisor, None."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.reap() is None and spare.say(f"{int(not self._machine.was_ready)} {self._port}"):
+            self._node = spare
             return None
-        signal.set_wakeup_fd(-1)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        for fd in (self._woken, self._waker):
-            os.close(fd)
-        ours.close()
-        return Lifeline(theirs, beat_s=self._beat_s, first=not self._machine.was_ready, port=self._port)
+        forked = fork(self._before, (self._woken, self._waker))
+        if isinstance(forked, Forked):
+            self._node = forked
+            return None
+        return self._lifeline(forked, not self._machine.was_ready, self._port)
 
-    def _hang_up(self) -> None:
-        if self._line is not None:
-            self._line.close()
-            self._line = None
+    def _keep_spare(self) -> Lifeline | None:
+        """Have a spare when one is due. In it, once it is needed, its lifeline."""
+        if not self._spare_at or time.monotonic() < self._spare_at or self._spare is not None:
+            return None
+        if self._machine.state is not State.RUNNING or self._machine.orders:
+            return None
+        self._spare_at = 0.0
+        forked = fork(self._before, (self._woken, self._waker))
+        if isinstance(forked, Forked):
+            self._spare = forked
+            return None
+        if self._node is not None:
+            self._node.hang_up()  # the copy that the fork brought along
+        first, _, port = stand_by(forked, self._prepare, self._before).partition(" ")
+        return self._lifeline(forked, first == "1", int(port or 0))
+
+    def _lifeline(self, line: socket.socket, first: bool, port: int) -> Lifeline:
+        return Lifeline(line, beat_s=self._beat_s, first=first, port=port)
 
     def _tell_to_stop(self, listens: bool) -> None:
-        if not listens or self._line is None:
+        if not (listens and self._node is not None and self._node.say(STOP)):
             self._send(signal.SIGTERM)
-            return
-        with suppress(OSError):
-            self._line.send(STOP.encode() + b"\n")
 
     def _send(self, number: int) -> None:
-        if self._pid:
-            with suppress(ProcessLookupError):
-                os.kill(self._pid, number)
+        if self._node is not None:
+            self._node.send(number)
 
     def _listen_for_signals(self) -> None:
         """Every signal writes its number to a pipe that ``_wait`` reads. One that is ignored stays ignored."""

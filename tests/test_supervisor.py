@@ -71,6 +71,22 @@ def test_ready_comes_from_the_first_node_that_is(begin: Begin) -> None:
     assert process.wait() == 0
 
 
+def test_a_spare_waits_and_follows_at_once(begin: Begin) -> None:
+    process = begin("serve", rule={**QUICK, "spare_after_s": 0})
+    process.ready()
+    eventually((process.cwd / "spare").exists, "there is no spare")
+    for life in (2, 3):
+        (process.cwd / "spare").unlink()
+        forks = {child.pid for child in psutil.Process(process._child.pid).children()}
+        killed = process.kill_node()
+        assert {killed, served(process, life)["pid"]} == forks
+        eventually((process.cwd / "spare").exists, "there is no other spare")
+    os.killpg(process._child.pid, signal.SIGINT)
+    assert process.wait() == 0
+    assert len(process.stdout) == 1
+    assert "Traceback" not in process.errors()
+
+
 @pytest.mark.parametrize("code", [0, 2])
 def test_what_ended_by_a_mistake_or_on_order_is_left_alone(begin: Begin, code: int) -> None:
     process = begin(f"die {code}")

@@ -96,13 +96,13 @@ class Process:
 
     @property
     def node(self) -> int:
-        """The process id of the node under this supervisor, which is a fork of it; 0 while there is none."""
+        """The process id of the node under this supervisor; 0 while there is none. A spare is younger."""
+        forks = []
         with suppress(psutil.Error):
             supervisor = psutil.Process(self._child.pid)
-            for child in supervisor.children():
-                if child.cmdline() == supervisor.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
-                    return int(child.pid)
-        return 0
+            forks = [child for child in supervisor.children() if child.cmdline() == supervisor.cmdline()]
+        alive = [child for child in forks if child.status() != psutil.STATUS_ZOMBIE]
+        return int(min(alive, key=psutil.Process.create_time).pid) if alive else 0
 
     def kill(self) -> None:
         """As a power cut: SIGKILL to the supervisor and its node; the node's own children must find out alone."""

@@ -3,7 +3,7 @@
     small_node.py RULE WORD...      one WORD for each life, the last one for all that follow
 
 serve: READY, then drain on the first order for as long as the file ``busy`` exists, and end. die N: exit code N. kill:
-SIGKILL. soon N: READY, then exit code N. block: READY, then a loop that never turns again. hopeless: says so, then dies.
+SIGKILL. soon N: READY, then exit code N. block: READY, then a loop that never turns again. hopeless: says so and dies.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from market.lifeline import Lifeline
 from market.restarting import Rule
 from market.supervisor import Supervisor
 
-LIVES, BUSY = Path("lives"), Path("busy")
+LIVES, BUSY, SPARE = Path("lives"), Path("busy"), Path("spare")
 
 
 async def live(lifeline: Lifeline, word: str, number: int) -> int:
@@ -49,7 +49,7 @@ async def live(lifeline: Lifeline, word: str, number: int) -> int:
         await lifeline.ordered(1)
         await lifeline.stopping()
         nursery.start_soon(_hurry, lifeline, nursery.cancel_scope)
-        while BUSY.exists():  # noqa: ASYNC110 - the test takes the file away
+        while BUSY.exists():  # noqa: ASYNC110, ASYNC240 - the test takes the file away
             await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
     return 0
@@ -63,9 +63,10 @@ async def _hurry(lifeline: Lifeline, scope: trio.CancelScope) -> None:
 
 def main() -> int:
     configure_logs(as_json=True, level="info")
-    rule, words = Rule(**json.loads(sys.argv[1])), sys.argv[2:]
+    told, words = json.loads(sys.argv[1]), sys.argv[2:]
+    after = told.pop("spare_after_s", 3600)
     try:
-        lifeline = Supervisor(rule).run()
+        lifeline = Supervisor(lambda: SPARE.touch(), Rule(**told), spare_after_s=after).run()
     except Exit as exc:
         return exc.code
     faulthandler.enable()
