@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 
@@ -17,9 +18,9 @@ from market.instance import Instance, claim
 from market.supervisor import Supervisor
 
 
-def machine_of(config: Config, _: Instance) -> NoopWorker:
-    """A machine with as many places as the config says."""
-    return NoopWorker(slots=config.slots)
+def machine_of(config: Config, _: Instance, step_s: float = 0.0) -> NoopWorker:
+    """A machine with as many places as the config says, whose steps pretend to take so long."""
+    return NoopWorker(step_s, slots=config.slots)
 
 
 def role_library() -> ModuleType:
@@ -34,7 +35,9 @@ def main() -> int:
         parser.add_argument(f"--{flag}")
     parser.add_argument("--listen", action="append")
     parser.add_argument("--bootstrap", action="append")
+    parser.add_argument("--step-s", type=float, default=0.0)
     given = vars(parser.parse_args())
+    machines = partial(machine_of, step_s=given.pop("step_s"))
     configure_logs(as_json=False, level="info")
     config = load_config(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
     instance = claim(config.home, config.network, "orchestrator", config.data_dir)
@@ -42,7 +45,7 @@ def main() -> int:
         lifeline = Supervisor(role_library).run()
     except Exit as exc:
         return exc.code
-    role_library().run_role(config, "orchestrator", machine_of, instance, lifeline)
+    role_library().run_role(config, "orchestrator", machines, instance, lifeline)
     return 0
 
 

@@ -52,6 +52,7 @@ class Stage:
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("PASAR_")}
         self._env |= {"PASAR_HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config"), **settings}
         self._joined: list[str] = []
+        self.pids: dict[str, int] = {}  # of what was started, by name: of a node, its supervisor's
         self.gateway: PeerId
         self.client: Client
         self.overlay: Overlay
@@ -70,6 +71,10 @@ class Stage:
     async def orchestrator(self, name: str, program: Sequence[str], *flags: str) -> dict[str, Any]:
         """One more seller; what its READY line says."""
         return await self.start(name, [*program, *self._joined, *flags])
+
+    def log(self, name: str) -> str:
+        """What one of us said on stderr until now."""
+        return (self._folder / f"{name}.log").read_text(errors="replace")
 
     async def offered(self, sellers: int) -> ModelsOnOffer:
         """Wait until the gateway knows this many warm offers."""
@@ -91,6 +96,7 @@ class Stage:
             child = await trio.lowlevel.open_process(
                 list(command), stdout=PIPE, stderr=log, cwd=ROOT, env=self._env, start_new_session=True
             )
+        self.pids[name] = child.pid
         try:
             assert child.stdout is not None
             said = b""

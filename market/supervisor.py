@@ -97,7 +97,8 @@ class Supervisor:
         """The next events; what the node said comes before its death, and before the clock."""
         patience = min(LOOK_S, self._beat_s, max(0.0, self._machine.wake_at - time.monotonic()))
         line = self._node.line if self._node else None
-        ready, _, _ = select.select([self._woken, *([line] if line else [])], [], [], patience)
+        sources = [self._woken] if line is None else [self._woken, line.fileno()]
+        ready, _, _ = select.select(sources, [], [], patience)
         orders: list[Event] = []
         if self._woken in ready:
             with suppress(BlockingIOError):
