@@ -19,20 +19,20 @@ PURE = {
     "ledger": "money ticket cover schema sender recipient account broker conservation redemption transactions "
     "evm_shapes",
     "market": "offer book bid quote auction job jobwire bidwire protocol session receipt reputation refusal "
-    "prefilter scoring sealing opening demo_tally",
+    "prefilter restarting scoring sealing opening demo_tally",
 }
 SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections discovery gossip hardening host identity inbox limits memory "
     "netstream pipe presence stream transfer",
-    "compute": "device hardware link modelfolder offline opendevice pipeline pipelines tracestore training work worker "
-    "workerchild workerlife workerlink workerprocess",
+    "compute": "device hardware link modelfolder offline opendevice otherprocess pipeline pipelines tracestore "
+    "training work worker workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows sending "
     "transaction_rows transactor txstore wallet",
     "market": "aftermath auctioneer basket bidding bidserver bookfeed client commands config console controls "
-    "conversation counter demo demo_client demo_show demo_stage gateway hello http instance jobrun jobstore keeping "
-    "lightclient localdoor looking offering orchestrator outcome overlay parcels progress purchase quotedesk "
-    "readystreams rolekit roles sale sessionstore wallet_commands walletdoor",
+    "conversation counter demo demo_client demo_show demo_stage forked gateway hello http instance jobrun jobstore "
+    "keeping lifeline lightclient localdoor looking offering orchestrator outcome overlay parcels progress purchase quotedesk "
+    "readystreams rolekit roles sale servicenotice sessionstore supervisor wallet_commands walletdoor",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess
