@@ -31,8 +31,8 @@ SHELL = {  # whatever touches the world, or another shell
     "transaction_rows transactor txstore wallet",
     "market": "aftermath auctioneer basket bidding bidserver bookfeed client commands config console controls "
     "conversation counter demo demo_client demo_show demo_stage forked gateway hello http instance jobrun jobstore "
-    "keeping lifeline lightclient localdoor looking offering orchestrator outcome overlay parcels progress purchase quotedesk "
-    "readystreams rolekit roles sale servicenotice sessionstore supervisor wallet_commands walletdoor",
+    "keeping lifeline lightclient localdoor looking offering orchestrator outcome overlay parcels progress purchase "
+    "quotedesk readystreams rolekit roles sale servicenotice sessionstore supervisor wallet_commands walletdoor",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess
