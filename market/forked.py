@@ -67,7 +67,8 @@ class Forked:
     def send(self, number: int) -> None:
         """A signal."""
         if self.pid:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def hang_up(self) -> None:
         """End the line."""

@@ -51,7 +51,7 @@ from market.servicenotice import READY, STOPPING, WATCHDOG, ServiceNotice
 log = structlog.get_logger("supervisor")
 
 LOOK_S = 1.0
-SPARE_AFTER_S = 15.0  # a market that comes up has better things to do than to prepare for deaths
+SPARE_AFTER_S = 30.0  # a market that comes up has better things to do than to prepare for deaths
 
 
 class Supervisor:
@@ -148,6 +148,8 @@ class Supervisor:
                 self._notice.send(f"STATUS=the node {how}; starting it again")
             case End(code=code, why=why):
                 self._notice.send(STOPPING)
+                if self._spare is not None:
+                    self._spare.send(signal.SIGKILL)  # it may be importing, and would hold our output open
                 if why:
                     print(f"pasar: {why}", file=sys.stderr)
                 raise Exit(code)
