@@ -95,7 +95,8 @@ class Lifeline:
         with trio.CancelScope(shield=True), trio.move_on_after(SAY_S):
             async with self._turn:
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self._line.send_all("".join(f"{line}\n" for line in lines).encode())
+                    # The first newline ends what an earlier call may have been cut off in.
+                    await self._line.send_all(("\n" + "".join(f"{line}\n" for line in lines)).encode())
 
     async def _hear_signals(self, *, task_status: TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
