@@ -60,7 +60,7 @@ async def test_it_beats_and_says_that_it_is_ready_once(ends: tuple[socket.socket
         assert await lifeline.ready(4001)
         assert "PORT=4001\nREADY=1\n" in await until(ours, "READY=1\n")
         assert not await lifeline.ready(4001)
-        assert (await until(ours, "WATCHDOG=1\nWATCHDOG=1\n")).count("WATCHDOG=1") >= 2
+        await until(ours, "WATCHDOG=1\n\nWATCHDOG=1\n")
         await lifeline.stopping()
         assert "STOPPING=1\n" in await until(ours, "STOPPING=1\n")
     assert lifeline.keeper == os.getppid()
