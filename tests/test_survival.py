@@ -140,6 +140,7 @@ def test_the_sellers_node_is_killed_and_its_worker_goes_on(town: Town) -> None:
     check(town, outcome(bidding))
 
 
+@pytest.mark.prove
 def test_the_gateways_node_is_killed_and_the_client_gets_its_picture(town: Town) -> None:
     before = back(town.nodes["gateway"])
     bidding = town.bid()
