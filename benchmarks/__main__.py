@@ -21,6 +21,7 @@ BENCHMARKS = {
     "auction": ("benchmarks.auction", "run", "bid to award with 1, 3 and 10 orchestrators, against a bare RPC"),
     "join": ("benchmarks.join", "run", "a gateway's cold start: to its first offer, and to a book of 3 000"),
     "loads": ("benchmarks.loads", "run", "how old a gateway's view of 64 sellers is, and what it costs"),
+    "churn": ("benchmarks.churn", "run", "bids on twenty nodes of which a third is killed each minute"),
     "model": ("benchmarks.model", "run", "what the bundled model draws, judged from pixels"),
     "overhead": ("benchmarks.overhead", "run", "a job of one second through the market, against the worker alone"),
     "prefilter": ("benchmarks.prefilter", "measure", "judging a full book of offers, against a hundredth of it"),
