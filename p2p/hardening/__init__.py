@@ -12,7 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from p2p.hardening import dialing, frames, guard, inbound, receiving, sending, straight, turns
+from p2p.hardening import (
+    dialing,
+    frames,
+    guard,
+    inbound,
+    notices,
+    prefixed,
+    receiving,
+    records,
+    sending,
+    straight,
+    turns,
+)
 from p2p.hardening.dialing import evict_dial_cache
 from p2p.hardening.guard import install_guard
 from p2p.hardening.pinned import Patch, check_grounds, check_version
@@ -21,7 +33,7 @@ from p2p.hardening.quiet import Throttle, quieten
 __all__ = ["MENDS", "PATCHES", "evict_dial_cache", "install", "install_guard", "installed"]
 
 # In this order: each wraps what those before it left.
-_MODULES = (dialing, inbound, frames, sending, straight, receiving, guard, turns)
+_MODULES = (dialing, inbound, frames, sending, straight, receiving, guard, turns, notices, prefixed, records)
 PATCHES: dict[str, Patch] = {patch.name: patch for module in _MODULES for patch in module.PATCHES}
 MENDS = frozenset(name for name, patch in PATCHES.items() if patch.speed)
 _installed: set[str] = set()
