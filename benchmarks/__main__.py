@@ -18,6 +18,11 @@ from p2p.errors import PasarError
 # name: (module, function, one line). Imported only when they run, so that the list needs nothing.
 BENCHMARKS = {
     "auction": ("benchmarks.auction", "run", "bid to award with 1, 3 and 10 orchestrators, against a bare RPC"),
+    "gossip": (
+        "benchmarks.gossip",
+        "run",
+        "10, 25 and 50 nodes in processes: delivery, age, CPU with and without the mends",
+    ),
     "model": ("benchmarks.model", "run", "what the bundled model draws, judged from pixels"),
     "overhead": ("benchmarks.overhead", "run", "a job of one second through the market, against the worker alone"),
     "prefilter": ("benchmarks.prefilter", "measure", "judging a full book of offers, against a hundredth of it"),

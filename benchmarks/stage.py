@@ -103,7 +103,7 @@ class Stage:
             await child.wait()
         finally:
             with trio.CancelScope(shield=True):
-                await _end(child)
+                await end(child)
 
     async def _join(self, gateway: str) -> None:
         path = self._folder / "client"
@@ -123,7 +123,7 @@ class Stage:
         self.client = Client(self.overlay.host, greeter, self.overlay.reach)
 
 
-async def _end(child: trio.Process) -> None:
+async def end(child: trio.Process) -> None:
     """Ask, wait, then insist. A node's own children end with it."""
     if child.returncode is None:
         child.terminate()
