@@ -17,6 +17,7 @@ from p2p.hardening import (
     frames,
     guard,
     inbound,
+    intake,
     notices,
     prefixed,
     receiving,
@@ -33,7 +34,7 @@ from p2p.hardening.quiet import Throttle, quieten
 __all__ = ["MENDS", "PATCHES", "evict_dial_cache", "install", "install_guard", "installed"]
 
 # In this order: each wraps what those before it left.
-_MODULES = (dialing, inbound, frames, sending, straight, receiving, guard, turns, notices, prefixed, records)
+_MODULES = (dialing, inbound, frames, sending, straight, receiving, guard, turns, notices, prefixed, records, intake)
 PATCHES: dict[str, Patch] = {patch.name: patch for module in _MODULES for patch in module.PATCHES}
 MENDS = frozenset(name for name, patch in PATCHES.items() if patch.speed)
 _installed: set[str] = set()
