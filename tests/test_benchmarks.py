@@ -22,7 +22,14 @@ def of(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
 def test_without_a_name_they_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([]) == 0
     listed = capsys.readouterr().out
-    assert {line.split()[0] for line in listed.splitlines()} == {"auction", "gossip", "model", "overhead", "prefilter"}
+    assert {line.split()[0] for line in listed.splitlines()} == {
+        "auction",
+        "gossip",
+        "model",
+        "overhead",
+        "prefilter",
+        "transfer",
+    }
 
 
 @pytest.mark.parametrize("as_json", [True, False])
