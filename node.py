@@ -9,9 +9,13 @@ Nobody imports this file: it is the only one that joins network, ledger, compute
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +25,10 @@ import market.commands
 import market.wallet_commands
 from market.config import ROLES, Config, load_config
 from market.console import configure_logs, run_app
+from market.instance import claim
+from market.lifeline import Lifeline
+from market.servicenotice import ServiceNotice
+from market.supervisor import Supervisor
 from p2p.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -30,14 +38,19 @@ if TYPE_CHECKING:
 # What only some commands need is imported where they begin: `--help` and `devchain` load no network.
 
 
-def worker_of(config: Config, instance: Instance) -> Worker:
-    """The worker process of an orchestrator."""
+def worker_of(config: Config, instance: Instance, keeper: int = 0) -> Worker:
+    """The worker process of an orchestrator; ``keeper`` would restart this node."""
     from compute.modelfolder import bundled
     from compute.workerchild import WorkerConfig
     from compute.workerlink import Worker
 
     models = config.models or (bundled(),)
-    return Worker(WorkerConfig(instance.path / "worker", models, threads=config.threads))
+    return Worker(WorkerConfig(instance.path / "worker", models, threads=config.threads, keeper=keeper))
+
+
+def role_library() -> ModuleType:
+    """What a node is made of, imported in the node alone: its supervisor needs none of it."""
+    return import_module("market.roles")
 
 
 def chain_port() -> int:
@@ -66,12 +79,18 @@ def root(
     announce: Annotated[list[str] | None, typer.Option(help="Multiaddr under which others reach us.")] = None,
     bootstrap: Annotated[list[str] | None, typer.Option(help="Multiaddr of a bootstrap, with /p2p/PEER.")] = None,
     network: Annotated[str | None, typer.Option(help="Name of the network; main.")] = None,
+    mdns: Annotated[
+        bool | None, typer.Option(help="Find and be found on the LAN; else where it listens there.")
+    ] = None,
     rpc: Annotated[str | None, typer.Option(help="JSON-RPC of the chain; else the development chain here.")] = None,
     broker: Annotated[str | None, typer.Option(help="Address of the broker contract.")] = None,
     http: Annotated[str | None, typer.Option(help="HOST:PORT of the HTTP face, on loopback.")] = None,
     price: Annotated[str | None, typer.Option(help="Wei per million units; also 500gwei.")] = None,
     log_json: Annotated[bool | None, typer.Option("--log-json", help="Logs as JSON lines.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Every message, on stderr.")] = False,
+    supervised: Annotated[
+        bool, typer.Option("--supervisor/--no-supervisor", help="Restart the node when it dies or hangs.")
+    ] = True,
 ) -> None:
     """Start a node with --role, or use one of the commands."""
     quiet = context.invoked_subcommand is not None
@@ -89,15 +108,16 @@ def root(
         announce=tuple(announce or ()),
         bootstrap=tuple(bootstrap or ()),
         network=network,
+        mdns=mdns,
         rpc=rpc,
         broker=broker,
         http=http,
         price=price,
         log_json=log_json,
     )
-    from market.roles import run_role
-
-    run_role(config, role, worker_of)
+    instance = claim(config.home, config.network, role, config.data_dir)
+    lifeline = Supervisor(role_library).run() if supervised else Lifeline(notice=ServiceNotice.take(os.environ))
+    role_library().run_role(config, role, partial(worker_of, keeper=lifeline.keeper), instance, lifeline)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import trio
@@ -55,17 +55,17 @@ async def measure(say: Say) -> Report:
         first = await market.start("neighbour-1", [*NEIGHBOUR, *told])
         second = await market.start("neighbour-2", [*NEIGHBOUR, *told, "--bootstrap", first["addrs"][0]])
         say(f"two neighbours with {first['offers']} offers each, on network {market.network}")
-        alone = verified_alone(market.network, settlement)
-        say(f"one core verifies {OFFERS} offers in {alone:.2f} s when it does nothing else")
+        alone, core = verified_alone(market.network, settlement)
+        say(f"verifying {OFFERS} offers and nothing else takes {alone:.2f} s: a process gets {core:.0%} of a core here")
         market.joins(chain, first["addrs"][0], second["addrs"][0])
         await market.join(first["addrs"][0])
         lists = await read_both(market, parse_target(first["addrs"][0]).peer)
         say(f"one reader takes them in {lists['2']:.2f} s, by version 1 in {lists['1']:.2f} s")
         runs = [await one(market, number, say) for number in range(1, RUNS + 1)]
-    return _report(runs, alone, lists)
+    return _report(runs, alone, core, lists)
 
 
-def _report(runs: list[dict[str, float]], alone: float, lists: dict[str, float]) -> Report:
+def _report(runs: list[dict[str, float]], alone: float, core: float, lists: dict[str, float]) -> Report:
     first, most = (max(run[name] for run in runs) for name in ("first_offer_s", "most_offers_s"))
     share = f"{SHARE:.0%} of {OFFERS} offers"
     return {
@@ -74,6 +74,7 @@ def _report(runs: list[dict[str, float]], alone: float, lists: dict[str, float])
             "runs": runs,
             "cold_start_to_connection_s": round(median(run["connected_s"] for run in runs), 3),
             "verified_alone_s": round(alone, 3),
+            "share_of_a_core": round(core, 2),
             "read_by_version_s": {version: round(took, 3) for version, took in lists.items()},
             "most_offers_over_verified_alone": round(median(run["most_offers_s"] for run in runs) / alone, 2),
         },
@@ -139,16 +140,16 @@ def _said(line: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def verified_alone(network: str, settlement: Settlement) -> float:
-    """Seconds to judge the same offers one after the other, nothing else running here."""
+def verified_alone(network: str, settlement: Settlement) -> tuple[float, float]:
+    """Seconds to judge the same offers and do nothing else, and which part of a core this process got for it."""
     book, envelopes = OrderBook(network), [encode(one) for one in offers(OFFERS, network, settlement, 1)]
-    now, began = int(time.time()), perf_counter()
+    now, began, cpu = int(time.time()), perf_counter(), process_time()
     for data in envelopes:
         book.judge(data, now, PIPELINES[0])
-    took = perf_counter() - began
+    took, cpu = perf_counter() - began, process_time() - cpu
     if book.known() != OFFERS:
         raise NotRun("an offer that the book does not take")
-    return took
+    return took, cpu / took
 
 
 async def read_both(market: Stage, peer: PeerId) -> dict[str, float]:

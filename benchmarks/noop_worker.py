@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 MODEL = bytes(range(32))
+STEP_UNITS = 2 * 64 * 64  # of a guided step of the model's own size
 KEPT = 1024  # jobs whose trace can still be opened
 
 
@@ -50,8 +51,9 @@ class NoopWorker:
 
     def __init__(self, step_s: float = 0.0, model: bytes = MODEL, slots: int = 1, lose_at: int | None = None) -> None:
         self.step_s, self.lose_at = step_s, lose_at
+        speed = int(STEP_UNITS / step_s / 2) if step_s else 10**9  # units a second; it promises half of what it does
         entry = ModelCapability(
-            model, "noop", TEXT_TO_IMAGE, 64, MAX_SIDE, 8, MAX_STEPS, Dtype.FP32, 10**9, load_ms=1, warm=True
+            model, "noop", TEXT_TO_IMAGE, 64, MAX_SIDE, 8, MAX_STEPS, Dtype.FP32, speed, load_ms=1, warm=True
         )
         self._capability = Capability((entry,), slots)
         self._places = trio.CapacityLimiter(slots)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE
 from tempfile import TemporaryDirectory
@@ -52,7 +53,7 @@ class Stage:
         self._env |= {"PASAR_HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config"), **settings}
         self._joined: list[str] = []
         self._scopes: dict[str, trio.CancelScope] = {}
-        self.pids: dict[str, int] = {}
+        self.pids: dict[str, int] = {}  # of what was started, by name: of a node, its supervisor's
         self.ready: dict[str, dict[str, Any]] = {}
         self.gateway: PeerId
         self.client: Client
@@ -80,6 +81,10 @@ class Stage:
     async def orchestrator(self, name: str, program: Sequence[str], *flags: str) -> dict[str, Any]:
         """One more seller; what its READY line says."""
         return await self.start(name, [*program, *self._joined, *flags])
+
+    def log(self, name: str) -> str:
+        """What one of us said on stderr until now."""
+        return (self._folder / f"{name}.log").read_text(errors="replace")
 
     async def offered(self, sellers: int) -> ModelsOnOffer:
         """Wait until the gateway knows this many warm offers."""
@@ -125,7 +130,7 @@ class Stage:
                 await child.wait()
         finally:
             with trio.CancelScope(shield=True):
-                await _end(child)
+                await end(child)
 
     async def join(self, gateway: str) -> None:
         """Have a client of our own, connected with this peer."""
@@ -147,14 +152,15 @@ class Stage:
         self.client = Client(self.overlay.host, greeter, self.overlay.reach)
 
 
-async def _end(child: trio.Process) -> None:
-    """Ask, wait, then insist. A node's own children end with it."""
+async def end(child: trio.Process) -> None:
+    """Ask, wait, then insist: a supervisor, its node and what that started share a session."""
     if child.returncode is None:
         child.terminate()
         with trio.move_on_after(END_S):
             await child.wait()
     if child.returncode is None:
-        child.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         await child.wait()
 
 

@@ -25,7 +25,10 @@ ORPHAN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How one worker runs. ``memory`` bounds the weights in bytes (0: no bound), ``threads`` 0 is torch's choice."""
+    """How one worker runs. ``memory`` bounds the weights in bytes (0: no bound), ``threads`` 0 is torch's choice.
+
+    ``parent`` started it; ``keeper``, where it is not 0, would start another parent.
+    """
 
     socket: Path
     parent: int
@@ -34,6 +37,7 @@ class Settings:
     threads: int = 0
     memory: int = 0
     orphan_s: float = ORPHAN_S
+    keeper: int = 0
 
 
 MakeDevice = Callable[

@@ -41,6 +41,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--memory", type=int, default=0, help="bytes of weights kept loaded; 0 is no bound")
     parser.add_argument("--orphan-seconds", type=float, default=ORPHAN_S, help="how long to wait for a lost node")
     parser.add_argument("--parent", type=int, default=os.getppid(), help=argparse.SUPPRESS)
+    parser.add_argument("--keeper", type=int, default=0, help=argparse.SUPPRESS)
     return parser
 
 
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None, make: MakeDevice = make_device) -> i
     args = arguments().parse_args(argv)
     go_offline()
     settings = Settings(
-        args.socket, args.parent, args.device, args.dtype, args.threads, args.memory, args.orphan_seconds
+        args.socket, args.parent, args.device, args.dtype, args.threads, args.memory, args.orphan_seconds, args.keeper
     )
     try:
         entries = tuple(read_folder(folder, DigestCache(args.digests)) for folder in args.model)

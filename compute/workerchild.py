@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import trio
 
 from compute.capability import Dtype
 from compute.opendevice import ORPHAN_S
+from compute.otherprocess import kill, look_up, runs
 from compute.tracestore import BUDGET
 from p2p.errors import Misconfigured
 
@@ -37,6 +37,7 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 class WorkerConfig:
     """One worker: the models it serves from local folders, its device, its limits. ``folder`` is private to the node.
 
+    ``keeper`` is the process that would restart the node: while it lives, the worker waits even when it has no job.
     ``step_s`` is how long one step may take, ``load_s`` how long a model may load; then the worker is killed.
     ``memory`` bounds loaded weights, ``resident`` the whole process (0: no bound), both in bytes.
     """
@@ -51,6 +52,7 @@ class WorkerConfig:
     resident: int = 0
     trace_budget: int = BUDGET
     orphan_s: float = ORPHAN_S
+    keeper: int = 0
     step_s: float = 120.0
     load_s: float = 900.0
     ping_s: float = 2.0
@@ -69,6 +71,7 @@ class WorkerConfig:
     def command(self, socket: Path) -> list[str]:
         """The command line of the worker."""
         line = [*self.program, "--socket", str(socket), "--parent", str(os.getpid())]
+        line += ["--keeper", str(self.keeper)]
         line += [word for folder in self.models for word in ("--model", str(folder))]
         line += ["--traces", str(self.folder / "traces" / self.name), "--trace-budget", str(self.trace_budget)]
         line += ["--digests", str(self.digests), "--device", self.device, "--dtype", self.dtype]
@@ -109,7 +112,7 @@ class Child:
     def __init__(self, process: subprocess.Popen[bytes] | None, pid: int) -> None:
         self.pid = pid
         self._started = process
-        self._seen = _look(pid)
+        self._seen = look_up(pid)
 
     @classmethod
     def found(cls, pid: int) -> Child:
@@ -121,9 +124,7 @@ class Child:
         """Whether it runs."""
         if self._started is not None:
             return self._started.poll() is None
-        with suppress(psutil.NoSuchProcess):
-            return self._seen is not None and self._seen.is_running() and self._seen.status() != psutil.STATUS_ZOMBIE
-        return False
+        return runs(self._seen)
 
     @property
     def exit_code(self) -> int | None:
@@ -138,16 +139,9 @@ class Child:
     async def kill(self) -> None:
         """End it now, whatever it does. Gives up on one that the kernel cannot end."""
         if self.alive and self._seen is not None:
-            with suppress(psutil.NoSuchProcess):
-                self._seen.kill()  # never hits another process that got the same number later
+            kill(self._seen)
         with trio.CancelScope(shield=True), trio.move_on_after(_DEATH_S):
             await self.wait()
-
-
-def _look(pid: int) -> psutil.Process | None:
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid)
-    return None
 
 
 async def spawn(command: Sequence[str], socket: Path, threads: int) -> Child:

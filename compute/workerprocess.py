@@ -1,7 +1,8 @@
 """What runs inside a worker: takes jobs from the node over a Unix socket and runs them on the device one by one.
 
 The event loop only passes messages; the device works in one thread, so health is answered while a step runs. It ends on
-order, when no node has been there for a minute, or at once when its parent is gone and nothing is left to hand over.
+order, when no node has been there for a minute, or at once when its parent is gone, nobody would start another one and
+nothing is left to hand over.
 Imports torch only in the device's thread. Knows no price and no buyer.
 """
 
@@ -22,6 +23,7 @@ from compute.catalog import ModelEntry
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.link import Link, LinkBroken
 from compute.opendevice import MakeDevice, Settings, in_thread
+from compute.otherprocess import look_up, runs
 from compute.pipeline import BrokenOutput, Cancelled, Finished
 from compute.tracestore import TraceStore
 from p2p.errors import Misconfigured, PeerFault, Refused
@@ -62,6 +64,7 @@ class WorkerProcess:
         self._progress = Progress()
         self._link: Link | None = None
         self._alone_since = trio.current_time()
+        self._keeper = look_up(settings.keeper)
         self._arrived = trio.Event()
         self._turn = trio.Lock()  # fair: who waits longest gets the device next
         self._opened = trio.Event()
@@ -288,7 +291,8 @@ class WorkerProcess:
                 continue
             alone = trio.current_time() - self._alone_since
             orphan = os.getppid() != self._settings.parent
-            if alone > self._settings.orphan_s or (orphan and not self._board.keeps):
+            missed = self._board.keeps or runs(self._keeper)
+            if alone > self._settings.orphan_s or (orphan and not missed):
                 self._scope.cancel()
 
     async def _give_up(self, reason: str, code: int) -> None:

@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from ledger.money import GWEI, MAX_WEI, parse_wei
+from p2p.addresses import is_local
 from p2p.errors import MalformedMessage, Misconfigured, PasarError
 from p2p.peer import parse_address, parse_peer
 
@@ -106,6 +107,7 @@ class Config(BaseSettings):
     listen: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()
     announce: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()
     bootstrap: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()
+    mdns: bool | None = None
     local_port: int = Field(default=4701, ge=1, le=65534)
     rpc: Annotated[str | None, AfterValidator(_checked(_rpc))] = None
     broker: Annotated[str | None, AfterValidator(_checked(parse_address))] = None
@@ -134,6 +136,16 @@ class Config(BaseSettings):
     def local_bootstrap(self) -> bool:
         """Whether this node looks for the market of this machine instead of a named bootstrap."""
         return not self.bootstrap
+
+    @property
+    def lan(self) -> bool:
+        """Whether this node names itself on its LAN and looks for others there; untold, where it listens there."""
+        if self.mdns is not None:
+            return self.mdns
+        everywhere = ("/ip4/0.0.0.0/", "/ip6/::/")
+        return not self.network.startswith(("demo", "test")) and any(
+            addr.startswith(everywhere) or is_local(addr) for addr in self.listen
+        )
 
     @property
     def chain_port(self) -> int:

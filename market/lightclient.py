@@ -37,6 +37,7 @@ async def join(config: Config, path: Path, nursery: trio.Nursery) -> Overlay:
         kinds=(),
         wanted=("gateway",),
         server=False,
+        lan=config.lan,
     )
     overlay = Overlay(identity, wiring, await open_book(path, time.time), time.time)
     await nursery.start(overlay.run)

@@ -16,9 +16,12 @@ LOAD = "/pasar/load/1"  # queue and warm models, on change
 BOOK = "/pasar/book/2"  # a neighbour's book: pages, and sums to find what differs
 BOOK_1 = "/pasar/book/1"  # its forerunner: pages alone
 PROOF = "/pasar/proof/1"  # two offers under one serial, shown to a neighbour
+PING = "/pasar/ping/1"  # is the other end there; any two connected peers
+DIALBACK = "/pasar/dialback/1"  # can I be dialled; any two connected peers
 
 OFFER_FRAME = 4 * 1024  # a gossiped message, envelope included
 CONTROL_FRAME = 256 * 1024
+PING_FRAME, DIALBACK_FRAME = 64, 256
 JOB_FRAME = 1024 * 1024 + 4096  # a chunk and its header
 
 STREAMS: dict[str, int] = {
@@ -29,6 +32,8 @@ STREAMS: dict[str, int] = {
     BOOK: CONTROL_FRAME,
     BOOK_1: CONTROL_FRAME,
     PROOF: CONTROL_FRAME,
+    PING: PING_FRAME,
+    DIALBACK: DIALBACK_FRAME,
 }
 
 JOB_BUYER = ("award", "tickets", "cancellation", "resume", "closure")  # market/jobwire.py
@@ -50,6 +55,8 @@ MESSAGES: dict[str, tuple[str, ...]] = {
     BOOK: ("hello", "book-ask", "book-page", "book-sums-ask", "book-sums", "book-want"),  # market/bookwire.py
     BOOK_1: ("hello", "book-ask", "book-page"),
     PROOF: ("hello", "equivocation"),  # market/equivocation.py
+    PING: ("ping", "pong"),  # p2p/heartbeat.py; no hello: these two know no market
+    DIALBACK: ("dial-me", "dialled"),  # p2p/dialback.py
 }
 GOSSIP = ("signed",)  # an offer in its envelope
 

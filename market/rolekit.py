@@ -26,12 +26,14 @@ from market.bookfeed import BookFeed
 from market.config import Config, Role, passphrase_of
 from market.hello import Greeter
 from market.instance import Instance, MeetingPoint, meet
+from market.lifeline import Lifeline
 from market.overlay import Overlay, Wiring, open_book
 from market.proofkeeper import ProofKeeper
 from market.whereabouts import Whereabouts
-from p2p.addresses import parse_target
+from p2p.addresses import listen_parts, parse_target
 from p2p.errors import Misconfigured, Unavailable
 from p2p.identity import Identity, load_or_create
+from p2p.limits import PortClaim
 from p2p.peer import address_text, parse_address, peer_text
 
 if TYPE_CHECKING:
@@ -106,20 +108,28 @@ async def fund(purse: Purse, deposit: int, reserve: int) -> None:
 
 
 async def build_base(
-    config: Config, role: Role, instance: Instance, identity: Identity, purse: Purse | None, nursery: trio.Nursery
+    config: Config,
+    role: Role,
+    instance: Instance,
+    identity: Identity,
+    purse: Purse | None,
+    nursery: trio.Nursery,
+    port: int = 0,
 ) -> Base:
-    """Network and book; started means connected, topics joined, newcomers served."""
+    """Network and book; started means connected, topics joined, newcomers served. ``port``: where others know us."""
     point = meet(config.home, config.local_port, may_hold=not config.listen) if config.local_bootstrap else None
     kinds, wanted = KINDS[role]
     wiring = Wiring(
         network=config.network,
-        listen=config.listen or (listen_locally(point),),
+        listen=same_port(config.listen or (listen_locally(point),), port),
         announce=config.announce,
         targets=tuple(parse_target(addr) for addr in config.bootstrap),
         local=point,
         kinds=kinds,
         wanted=wanted,
         strict_private=config.strict_private,
+        must_be_dialled=role != "orchestrator",
+        lan=config.lan,
     )
     greeter = Greeter(config.network, role, lambda: purse.chain.settlement if purse else None, time.time)
     overlay = Overlay(identity, wiring, await open_book(instance.path, time.time), time.time)
@@ -136,8 +146,22 @@ def listen_locally(point: MeetingPoint | None) -> str:
     return point.addr if point is not None and point.ours else "/ip4/127.0.0.1/tcp/0"
 
 
-async def say_ready(base: Base, face: Face | None = None) -> None:
-    """Records put, a neighbour's book taken; then the one line on stdout."""
+def same_port(listen: tuple[str, ...], port: int) -> tuple[str, ...]:
+    """Where a free port would do, the one that others know us by, if it is still to be had."""
+    if not port or len(listen) != 1:
+        return listen
+    ip, wanted, addr = listen_parts(listen[0])
+    if wanted:
+        return listen
+    try:
+        PortClaim(ip, port).release()
+    except Misconfigured:
+        return listen
+    return (f"{addr.removesuffix('/0')}/{port}",)
+
+
+async def say_ready(base: Base, lifeline: Lifeline, face: Face | None = None) -> None:
+    """Records put, a neighbour's book taken; then the one line on stdout, which a restarted node does not repeat."""
     await base.overlay.put_records()
     await base.overlay.look_once()
     if base.overlay.host.connected():
@@ -152,7 +176,11 @@ async def say_ready(base: Base, face: Face | None = None) -> None:
     }
     if face is not None:
         face.show(lambda: status_of(base))
-    print("READY " + json.dumps(ready), flush=True)
+    _, port, _ = listen_parts(base.overlay.host.addrs()[0].partition("/p2p/")[0])
+    if await lifeline.ready(port):
+        print("READY " + json.dumps(ready), flush=True)
+    else:
+        log.info("ready again", **ready)
 
 
 def status_of(base: Base) -> Status:

@@ -1,14 +1,14 @@
 """Roles: the life of one node, and how each role is put together from its parts.
 
-    claim a directory -> build the role -> READY -> serve -> drain on a signal
+    claim a directory -> build the role -> READY -> serve -> drain on an order
 
 ``machines`` makes what an orchestrator works with; this module starts no worker of its own. Knows no command line.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import secrets
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ import trio
 
 from compute.hardware import free_disk, probe
 from compute.work import Machine
+from ledger.conservation import BooksBroken
 from ledger.customers import CustomerBooks
 from ledger.money import ETH
 from ledger.receiving import ReceivingBooks
@@ -32,6 +33,7 @@ from market.conversation import now_ms
 from market.gateway import Gateway, Means
 from market.instance import Instance, claim
 from market.keeping import Keeping
+from market.lifeline import Lifeline
 from market.offering import Terms
 from market.orchestrator import Orchestrator, Supplies
 from market.prefilter import SMALL_JOB, SMALL_JOB_DEVELOPMENT
@@ -70,36 +72,47 @@ Machines = Callable[[Config, Instance], OwnMachine]
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One node's life: what it was told, its directory, its nursery, what ends it in order, and its HTTP face."""
+    """One node's life: what it was told, its directory, its line to whoever started it, what ends it in order."""
 
     config: Config
     instance: Instance
+    lifeline: Lifeline
     nursery: trio.Nursery
     machines: Machines
     drains: list[Drain]
     face: Face | None = None
 
 
-def run_role(config: Config, role: Role, machines: Machines) -> None:
-    """Run a node until a signal ends it. Raises Misconfigured before anything listens."""
+def run_role(
+    config: Config, role: Role, machines: Machines, instance: Instance | None = None, lifeline: Lifeline | None = None
+) -> None:
+    """Run a node until it is told to end. Raises Misconfigured before anything listens.
+
+    ``instance`` is the data directory where it is held already, ``lifeline`` the line to a supervisor.
+    """
+    faulthandler.enable()  # a supervisor that has this process abort wants to know where it hung
     raise_open_files()
-    trio.run(live, config, role, machines)
+    held = instance or claim(config.home, config.network, role, config.data_dir)
+    trio.run(live, config, role, machines, held, lifeline or Lifeline())
 
 
-async def live(config: Config, role: Role, machines: Machines) -> None:
-    """Claim a directory, build, say READY, serve, drain."""
-    instance = claim(config.home, config.network, role, config.data_dir)
+async def live(config: Config, role: Role, machines: Machines, instance: Instance, lifeline: Lifeline) -> None:
+    """Build, say READY, serve, drain."""
     face: Face | None = None
     try:
         check_ports(config)
         face = open_face(config, role)
         async with trio.open_nursery() as nursery:
-            life = Life(config, instance, nursery, machines, [], face)
-            nursery.start_soon(end_on_signal, nursery.cancel_scope, life.drains)
+            life = Life(config, instance, lifeline, nursery, machines, [], face)
+            await nursery.start(lifeline.run)
+            nursery.start_soon(end_on_order, nursery.cancel_scope, life)
             if face is not None:
                 await nursery.start(face.run)
             build = {"bootstrap": run_bootstrap, "gateway": run_gateway, "orchestrator": run_orchestrator}[role]
             await build(life)
+    except* BooksBroken:
+        await lifeline.hopeless()
+        raise
     finally:
         instance.release()
         if face is not None:
@@ -122,24 +135,22 @@ def open_face(config: Config, role: Role) -> Face | None:
     return Face(config.http, role, config.network)
 
 
-async def end_on_signal(scope: trio.CancelScope, drains: list[Drain]) -> None:
-    """The first signal drains (finish or refund), the second ends at once."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            break
-        log.info("stopping: finishing what is under way; once more to stop at once")
-        async with trio.open_nursery() as nursery:
+async def end_on_order(scope: trio.CancelScope, life: Life) -> None:
+    """The first order drains (finish or refund), the second ends at once."""
+    await life.lifeline.ordered(1)
+    log.info("stopping: finishing what is under way; once more to stop at once")
+    await life.lifeline.stopping()
+    async with trio.open_nursery() as nursery:
 
-            async def drain() -> None:
-                with trio.move_on_after(DRAIN_S):
-                    for one in drains:
-                        await one()
-                nursery.cancel_scope.cancel()
+        async def drain() -> None:
+            with trio.move_on_after(DRAIN_S):
+                for one in life.drains:
+                    await one()
+            nursery.cancel_scope.cancel()
 
-            nursery.start_soon(drain)
-            async for _ in signals:
-                nursery.cancel_scope.cancel()
-                break
+        nursery.start_soon(drain)
+        await life.lifeline.ordered(2)
+        nursery.cancel_scope.cancel()
     scope.cancel()
 
 
@@ -147,7 +158,8 @@ async def run_bootstrap(life: Life) -> None:
     """Whom others dial first: joins every topic, keeps a book, sells and buys nothing."""
     config, instance = life.config, life.instance
     identity = await load_or_create(instance.path / "key.json", passphrase_of(config), None, development=True)
-    await say_ready(await build_base(config, "bootstrap", instance, identity, None, life.nursery), life.face)
+    base = await build_base(config, "bootstrap", instance, identity, None, life.nursery, life.lifeline.port)
+    await say_ready(base, life.lifeline, life.face)
 
 
 async def run_gateway(life: Life) -> None:
@@ -156,7 +168,7 @@ async def run_gateway(life: Life) -> None:
     purse, identity = await open_purse(config, instance, nursery)
     await nursery.start(wallet_door(instance, purse).run)
     await fund(purse, GATEWAY_DEPOSIT, GATEWAY_RESERVE)
-    base = await build_base(config, "gateway", instance, identity, purse, nursery)
+    base = await build_base(config, "gateway", instance, identity, purse, nursery, life.lifeline.port)
     books = SendingBooks(purse.journal, identity, purse.chain.settlement, purse.chain)
     await books.load()
     lines = ControlLines(base.overlay.host, base.greeter, base.overlay.reach)
@@ -185,7 +197,7 @@ async def run_gateway(life: Life) -> None:
     await nursery.start(lines.run)
     await nursery.start(gateway.run)
     life.drains.append(gateway.drain)
-    await say_ready(base, life.face)
+    await say_ready(base, life.lifeline, life.face)
 
 
 def look_at_machine(instance: Instance) -> None:
@@ -223,7 +235,7 @@ async def run_orchestrator(life: Life) -> None:
     await nursery.start(redeemer.run)
     if not development:
         books.redemption_cost = redeemer.redemption_cost  # it follows gas and own receipts
-    base = await build_base(config, "orchestrator", instance, identity, purse, nursery)
+    base = await build_base(config, "orchestrator", instance, identity, purse, nursery, life.lifeline.port)
     supplies = Supplies(
         signer=identity,
         network=base.overlay.host,
@@ -244,4 +256,4 @@ async def run_orchestrator(life: Life) -> None:
     orchestrator = Orchestrator(supplies)
     await nursery.start(orchestrator.run)
     life.drains.append(orchestrator.drain)
-    await say_ready(base, life.face)
+    await say_ready(base, life.lifeline, life.face)

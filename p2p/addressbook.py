@@ -116,6 +116,11 @@ class AddressBook:
         fitting.sort(reverse=True)
         return tuple(PeerAddrs(peer, self._entries[peer].addrs) for _, peer in fitting[:most])
 
+    def find(self, peer: PeerId) -> PeerAddrs | None:
+        """Where a peer was said to be; None for one that is not in the book."""
+        entry = self._entries.get(peer)
+        return None if entry is None else PeerAddrs(peer, entry.addrs)
+
     async def save(self) -> None:
         """Write the book if it changed. A disk that does not take it is logged; the market goes on."""
         if not self._dirty:

@@ -81,6 +81,21 @@ def _interfaces(kind: str) -> list[str]:
     return sorted(found, key=lambda host: ip_address(host).is_loopback)
 
 
+def own_hosts() -> frozenset[str]:
+    """The addresses of this machine's interfaces, loopback left out."""
+    hosts = (*_interfaces("ip4"), *_interfaces("ip6"))
+    return frozenset(host for host in hosts if not ip_address(host).is_loopback)
+
+
+def is_local(addr: str) -> bool:
+    """Whether an address is one of a LAN: neither of the world, nor of one machine alone, nor a name."""
+    parts = addr.split("/")
+    if len(parts) < 3 or parts[1] not in ("ip4", "ip6"):
+        return False
+    address = ip_address(parts[2])
+    return address.is_private and not address.is_loopback and not address.is_unspecified and not address.is_multicast
+
+
 def _is_plain_tcp(addr: str) -> bool:
     parts = addr.split("/")
     if not addr.isascii() or len(parts) != 5 or parts[0] or parts[1] not in _HOSTS or parts[3] != "tcp":

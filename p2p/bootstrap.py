@@ -42,6 +42,7 @@ class Bootstrap:
     ) -> None:
         self._network, self._book, self._least, self._chance = network, book, least, chance
         self._targets = tuple(target for target in targets if target.peer != network.peer)
+        self._hurried = trio.Event()
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connect and reconnect until cancelled; started at once, whoever needs a peer waits for one himself."""
@@ -52,6 +53,18 @@ class Bootstrap:
                 nursery.start_soon(self._fill, self._book)
             task_status.started()
 
+    def hurry(self) -> None:
+        """This machine slept or moved: try everybody at once."""
+        self._hurried.set()
+        self._hurried = trio.Event()
+
+    async def _pause(self, pause: float) -> bool:
+        """Whether the pause went by without hurry."""
+        hurried = self._hurried
+        with trio.move_on_after(pause * (0.5 + self._chance())):
+            await hurried.wait()
+        return not hurried.is_set()
+
     async def _keep(self, target: PeerAddrs) -> None:
         pause = FIRST_PAUSE
         async with self._network.subscribe_peers() as changes:
@@ -60,8 +73,7 @@ class Bootstrap:
                     pause = FIRST_PAUSE
                     while target.peer in self._network.connected():
                         await changes.receive()
-                await trio.sleep(pause * (0.5 + self._chance()))
-                pause = min(LONGEST_PAUSE, 2 * pause)
+                pause = min(LONGEST_PAUSE, 2 * pause) if await self._pause(pause) else FIRST_PAUSE
 
     async def _fill(self, book: AddressBook) -> None:
         pause = FIRST_PAUSE
@@ -72,7 +84,8 @@ class Bootstrap:
                     for target in book.best(AT_ONCE, but={*connected, self._network.peer}):
                         nursery.start_soon(self._connect, target)
             pause = FIRST_PAUSE if len(self._network.connected()) > len(connected) else min(LONGEST_PAUSE, 2 * pause)
-            await trio.sleep(pause * (0.5 + self._chance()))
+            if not await self._pause(pause):
+                pause = FIRST_PAUSE
 
     async def _connect(self, target: PeerAddrs) -> bool:
         try:

@@ -7,6 +7,7 @@
     ├── UnknownMessage     a kind or version we do not speak: ignore it, nobody's fault
     ├── Refused            a lawful request that is declined, with a code that may travel
     ├── Unavailable        something outside is missing for now: retry later
+    │   └── Unspoken           a peer that is there and does not speak the protocol asked for
     └── Misconfigured      the operator must act: stop before anything listens (exit 2)
 
 ``ValueError`` and ``AssertionError`` stay what they are, bugs of ours, and are never caught. The root sits here, at
@@ -56,6 +57,10 @@ class Refused(PasarError):
 
 class Unavailable(PasarError):
     """Something outside (a peer, a chain, a worker) is not there for now. Safe to retry."""
+
+
+class Unspoken(Unavailable):
+    """The peer is there, and said that it does not speak this protocol."""
 
 
 class Misconfigured(PasarError):

@@ -13,6 +13,7 @@ our own settings Misconfigured. Knows no message.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,13 +35,14 @@ from p2p.addresses import MAX_ADDRS, listen_parts, reachable_addrs, usable_addrs
 from p2p.admission import RateLimit
 from p2p.connections import Connections
 from p2p.doorkeeper import Doorkeeper
-from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable
+from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable, Unspoken
 from p2p.inbox import Inboxes
 from p2p.limits import PortClaim, bound_recursion, give_memory_back
-from p2p.netstream import HostStream, connection_ip, far_end, library_id, peer_id
+from p2p.netstream import HostStream, connection_ip, far_end, library_id, not_spoken, peer_id
 from p2p.peer import PeerId, peer_of, peer_text
+from p2p.pulse import PING
 from p2p.scores import Fault, Scores
-from p2p.transport import Acceptor, PeerAddrs, PeerChange, Stream
+from p2p.transport import Acceptor, Link, PeerAddrs, PeerChange, Stream
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -55,6 +57,7 @@ LIBRARY_STREAMS = 32  # identify, gossip and the DHT come on top
 MAX_CONNECTIONS = 1000
 MAX_SPOKEN = 4096  # pairs of peer and protocol that a stream was opened for before
 STREAMS_PER_SECOND, STREAMS_BURST = 50.0, 200.0
+LIBRARY_DIALS_PER_SECOND, LIBRARY_DIALS_BURST = 1 / 30, 2.0  # of one peer
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +93,8 @@ class Host:
         self._announce = tuple(Multiaddr(addr) for addr in usable_addrs(announce))
         if len(self._announce) != len(announce):
             raise Misconfigured("an announced address is /ip4/.../tcp/PORT or /dns4/.../tcp/PORT")
+        self._proven: tuple[Multiaddr, ...] = ()
+        self._also_bound = True
         self.scores = Scores()
         self._doorkeeper = Doorkeeper(strict_private=strict_private)
         self.library: Any = self._build(identity)  # the libp2p host, for gossip and discovery only
@@ -98,9 +103,11 @@ class Host:
         self._outbound: Counter[PeerId] = Counter()
         self._inbound: Counter[PeerId] = Counter()
         self._rate = RateLimit(STREAMS_PER_SECOND, STREAMS_BURST)
+        self._library_dials = RateLimit(LIBRARY_DIALS_PER_SECOND, LIBRARY_DIALS_BURST)
         self._spoken: OrderedDict[tuple[PeerId, str], None] = OrderedDict()
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._connections = Connections(self._swarm, self._peer, self._changed, self.unwelcome)
+        hardening.choose_by(self.library, self._connections.best)
         self._restrain()
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -148,7 +155,36 @@ class Host:
         return self._peer
 
     def addrs(self) -> tuple[str, ...]:
-        return tuple(map(str, self.library.get_addrs()))
+        """What the operator announces, else where we listen; what others are told may be less, see ``announce``."""
+        return self._with_peer(self._announce) if self._announce else self.bound_addrs()
+
+    def bound_addrs(self) -> tuple[str, ...]:
+        """Where we listen, every interface spelled out."""
+        return self._with_peer(reachable_addrs(self.library.get_transport_addrs()))
+
+    def _with_peer(self, addrs: Iterable[Any]) -> tuple[str, ...]:
+        return tuple(f"{addr}/p2p/{peer_text(self._peer)}" for addr in addrs)
+
+    def ports(self) -> tuple[int, ...]:
+        """The ports that we listen on, or that the operator says lead to us, each once."""
+        said = self._announce or tuple(self.library.get_transport_addrs())
+        return tuple(dict.fromkeys(int(str(addr).split("/")[4]) for addr in said))
+
+    def announce(self, proven: tuple[str, ...], *, also_bound: bool) -> None:
+        """Tell others these addresses, and what we listen on if ``also_bound``; the operator's go before both."""
+        self._proven, self._also_bound = tuple(Multiaddr(addr) for addr in usable_addrs(proven)), also_bound
+
+    def announces(self) -> bool:
+        """Whether others are told any address of ours."""
+        return bool(self.library.get_addrs())
+
+    def _said_addrs(self, bound: Any) -> list[Any]:
+        if self._announce:
+            return list(self._announce)
+        return list(dict.fromkeys((*self._proven, *(reachable_addrs(bound) if self._also_bound else ()))))
+
+    def link(self, peer: PeerId) -> Link | None:
+        return self._connections.link(peer)
 
     def connected(self) -> frozenset[PeerId]:
         return frozenset(peer_id(far) for far, conns in self._swarm.connections.items() if conns)
@@ -179,7 +215,7 @@ class Host:
         """A stream over the existing connection. Raises Unavailable within ten seconds."""
         if peer not in self.connected():
             raise Unavailable("not connected")
-        if self._outbound[peer] >= MAX_STREAMS:
+        if self._outbound[peer] >= MAX_STREAMS + (protocol == PING):  # a full house must be able to ask who lives
             raise Unavailable(f"{MAX_STREAMS} streams are open with this peer")
         self._outbound[peer] += 1
         try:
@@ -196,7 +232,12 @@ class Host:
             self._release(self._outbound, peer)
 
         if (peer, protocol) not in self._spoken:
-            stream = await self.library.new_stream(library_id(peer), [TProtocol(protocol)])
+            try:
+                stream = await self.library.new_stream(library_id(peer), [TProtocol(protocol)])
+            except Exception as exc:
+                if not_spoken(exc):
+                    raise Unspoken(f"the peer does not speak {protocol}") from exc
+                raise
             self._spoken[peer, protocol] = None
             if len(self._spoken) > MAX_SPOKEN:
                 self._spoken.popitem(last=False)
@@ -241,8 +282,11 @@ class Host:
         return self._doorkeeper.binds(ip)
 
     async def disconnect(self, peer: PeerId) -> None:
+        # Not the library's close_peer: at its end it forgets every connection of the peer, a newer one too.
         with far_end("disconnect"), trio.move_on_after(DIAL_TIMEOUT):
-            await self._swarm.close_peer(library_id(peer))
+            async with trio.open_nursery() as nursery:
+                for connection in self._swarm.get_connections(library_id(peer)):
+                    nursery.start_soon(connection.close)
 
     def _build(self, identity: Keyholder) -> Any:
         keys = create_new_key_pair(identity.private_key)
@@ -261,7 +305,7 @@ class Host:
                 inbound_upgrade_timeout=HANDSHAKE_TIMEOUT,
                 max_connections_per_peer=2,  # for the moment between two that cross; see Connections
             ),
-            addrs_factory=lambda bound: list(self._announce) or reachable_addrs(bound),
+            addrs_factory=self._said_addrs,
             disable_identify_address_discovery=True,
         )
 
@@ -307,7 +351,13 @@ class Host:
         raise Unavailable(f"nobody is {peer_text(peer)} at any of {len(addrs)} addresses")
 
     async def _dial_for_library(self, identifier: Any) -> list[Any]:
-        """What the DHT calls to reach a peer: our own dial, to every address instead of one."""
+        """What the DHT calls to reach a peer: our own dial, to every address instead of one.
+
+        A look-up asks the dead again and again as long as a table names them; one try in half a minute is enough.
+        """
+        now = trio.current_time()
+        if not self._library_dials.allow(peer_id(identifier), now):
+            raise Unavailable("dialled in vain a moment ago")
         with far_end("addresses"):
             known = self.library.get_peerstore().addrs(identifier)
         bare = (str(addr).partition("/p2p/")[0] for addr in known[: 2 * MAX_ADDRS])

@@ -76,11 +76,11 @@ class Counted:
         return getattr(self._stream, name)
 
     async def write(self, data: bytes) -> None:
+        if self._left <= 0:
+            raise StreamEOF("enough was asked on this stream")
         self._left -= 1
         await self._stream.write(data)
 
-    async def read(self, most: int | None = None) -> bytes:
-        if self._left <= 0:
-            raise StreamEOF("enough was asked on this stream")
-        data: bytes = await self._stream.read(most)
-        return data
+    async def reset(self) -> None:
+        """What was answered is heard to its end; a stream that broke is reset."""
+        await (self._stream.reset() if self._left else self._stream.close())

@@ -5,8 +5,9 @@
     await nursery.start(node.run)
 
 Streams keep every byte in order and take ``latency`` each way. Gossip may be lost, late and out of order.
-``partition`` holds bytes back until ``heal``, as TCP does; ``kill`` breaks a node's streams and connections. All
-chance comes from the seed, all time from trio's clock, so that a mock clock makes a market run in milliseconds.
+``partition`` holds bytes back until ``heal``, as TCP does, and so does ``freeze`` for one node until ``thaw``: whoever
+closes a connection meanwhile does so for himself. ``kill`` breaks a node's streams and connections. All chance comes
+from the seed, all time from trio's clock, so that a mock clock makes a market run in milliseconds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from itertools import count
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -21,12 +23,13 @@ import trio
 
 from p2p.admission import MAX_GOSSIP, GossipGate, judged
 from p2p.envelope import Signer
-from p2p.errors import Unavailable
+from p2p.errors import Unavailable, Unspoken
 from p2p.inbox import Inboxes
 from p2p.peer import PeerId, peer_text
 from p2p.pipe import Pipe, PipeStream
+from p2p.pulse import PING
 from p2p.scores import Fault, Scores
-from p2p.transport import Acceptor, Judge, PeerAddrs, PeerChange, Published, Remote, Stream, Verdict
+from p2p.transport import Acceptor, Judge, Link, PeerAddrs, PeerChange, Published, Remote, Stream, Verdict
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -44,6 +47,8 @@ class MemoryNetwork:
         self.providers: dict[bytes, dict[PeerId, None]] = {}
         self._random = Random(seed)
         self._side: dict[PeerId, int] = {}
+        self._frozen: set[PeerId] = set()
+        self.numbers = count(1)
         self._healed = trio.Event()
 
     def node(self, who: PeerId | Signer, ip: str = "127.0.0.1") -> MemoryNode:
@@ -63,13 +68,22 @@ class MemoryNetwork:
         """End every partition; what was held back arrives."""
         self.partition()
 
+    def freeze(self, peer: PeerId) -> None:
+        """Stop a node as SIGSTOP would, seen from outside: connected with everybody, and silent."""
+        self._frozen.add(peer)
+
+    def thaw(self, peer: PeerId) -> None:
+        """Let it go on; what it was sent arrives."""
+        self._frozen.discard(peer)
+        self.heard()
+
     def heard(self) -> None:
         """Wake whoever waits for a change of reach."""
         self._healed.set()
         self._healed = trio.Event()
 
     def reach(self, one: PeerId, other: PeerId) -> bool:
-        return self._side.get(one, 0) == self._side.get(other, 0)
+        return self._side.get(one, 0) == self._side.get(other, 0) and not self._frozen & {one, other}
 
     async def until_reached(self, one: PeerId, other: PeerId) -> None:
         await trio.lowlevel.checkpoint()
@@ -98,7 +112,7 @@ class MemoryNode:
         self.failures: list[Exception] = []
         self._nursery: trio.Nursery | None = None
         self._acceptors: dict[str, Acceptor] = {}
-        self._connected: dict[PeerId, None] = {}
+        self._connected: dict[PeerId, Link] = {}
         self._streams: set[PipeStream] = set()
         self._judges: dict[str, Judge] = {}
         self._gate = GossipGate()
@@ -138,6 +152,9 @@ class MemoryNode:
     def connected(self) -> frozenset[PeerId]:
         return frozenset(self._connected)
 
+    def link(self, peer: PeerId) -> Link | None:
+        return self._connected.get(peer)
+
     def subscribe_peers(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerChange]]:
         """Connections as they come and go."""
         return self._changes.subscribe("")
@@ -155,8 +172,10 @@ class MemoryNode:
             now = trio.current_time()
             if self.scores.graylisted(target.peer, now) or other.scores.graylisted(self._peer, now):
                 raise Unavailable("shut out for now")
-            self._join(other)
-            other._join(self)
+            if target.peer not in self._connected or self._peer not in other._connected:
+                number = next(self._network.numbers)
+                self._join(other, Link(number, dialled=True))
+                other._join(self, Link(number, dialled=False))
             return
         raise Unavailable("nobody answered in time")
 
@@ -168,10 +187,13 @@ class MemoryNode:
             other = self._network.nodes.get(peer)
             if other is None or peer not in self._connected or other._nursery is None:
                 raise Unavailable("not connected")
+            if self._connected[peer].number != getattr(other.link(self._peer), "number", 0):
+                self._drop(peer)  # the far end had closed it, out of our sight
+                raise Unavailable("the peer knows this connection no more")
             acceptor = other._acceptors.get(protocol)
             if acceptor is None:
-                raise Unavailable(f"{protocol} is not served there")
-            if self._count(peer) >= MAX_STREAMS:
+                raise Unspoken(f"{protocol} is not served there")
+            if self._count(peer) >= MAX_STREAMS + (protocol == PING):
                 raise Unavailable(f"{MAX_STREAMS} streams are open with this peer")
             ours, theirs = self._pair(other)
             other._nursery.start_soon(other._accept, acceptor, theirs)
@@ -190,21 +212,30 @@ class MemoryNode:
         if self.scores.fault(peer, fault, trio.current_time()) <= self.scores.graylist:
             self._drop(peer)
 
-    def _join(self, other: MemoryNode) -> None:
-        if other.peer not in self._connected:
-            self._connected[other.peer] = None
+    def _join(self, other: MemoryNode, link: Link) -> None:
+        replaced = other.peer in self._connected
+        self._connected[other.peer] = link
+        if replaced:
+            self._break_streams(other.peer)
+        else:
             self._changes.deliver("", PeerChange(other.peer, connected=True))
 
     def _drop(self, peer: PeerId) -> None:
+        """Close a connection; the far end sees it, unless nothing of ours reaches it now."""
         other = self._network.nodes.get(peer)
-        for node, far in ((self, peer), (other, self._peer)):
-            if node is None or far not in node._connected:
-                continue
-            del node._connected[far]
-            node._changes.deliver("", PeerChange(far, connected=False))
-            for stream in tuple(node._streams):
-                if stream.peer == far:
-                    stream.break_off()
+        self._forget(peer)
+        if other is not None and (self._network.reach(self._peer, peer) or not self.alive):
+            other._forget(self._peer)
+
+    def _forget(self, peer: PeerId) -> None:
+        if self._connected.pop(peer, None) is not None:
+            self._changes.deliver("", PeerChange(peer, connected=False))
+            self._break_streams(peer)
+
+    def _break_streams(self, peer: PeerId) -> None:
+        for stream in tuple(self._streams):
+            if stream.peer == peer:
+                stream.break_off()
 
     def _count(self, peer: PeerId) -> int:
         return sum(stream.peer == peer for stream in self._streams)

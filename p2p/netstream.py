@@ -12,10 +12,11 @@ from typing import Any
 import trio
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.protocol_muxer.multiselect_client import MULTISELECT_PROTOCOL_ID
 from libp2p.utils import encode_delim
 
-from p2p.errors import PasarError, Unavailable
+from p2p.errors import PasarError, Unavailable, Unspoken
 from p2p.peer import PeerId
 from p2p.transport import Remote
 
@@ -44,6 +45,12 @@ def far_end(what: str) -> Generator[None]:
         raise
     except Exception as exc:  # the library lets any type through: its own, OSError, ValueError, exception groups
         raise Unavailable(f"{what}: {type(exc).__name__}: {exc}"[:200]) from exc
+
+
+def not_spoken(error: Exception) -> bool:
+    """Whether the peer itself said that it does not speak the protocol; the library has but a text for it."""
+    cause = error.__cause__
+    return isinstance(cause, MultiselectClientError) and str(cause).startswith("protocols not supported")
 
 
 def remote_of(stream: Any) -> Remote:
@@ -122,9 +129,12 @@ class HostStream:
             await self.send(b"")
         while self._consent:
             said: bytes = await self._stream.read(len(self._consent))
-            if not said or not self._consent.startswith(said):
+            if not said:
                 self._unspoken()
-                raise Unavailable("the peer does not speak this protocol any more")
+                raise Unavailable("the stream ended before the peer's consent")
+            if not self._consent.startswith(said):
+                self._unspoken()
+                raise Unspoken("the peer does not speak this protocol any more")
             self._consent = self._consent[len(said) :]
 
     async def finish(self) -> None:

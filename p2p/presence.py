@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DAY = 86_400
 OVERLAP = 3_600  # an hour before and after midnight UTC both days count
-REPUBLISH = 600.0
+REPUBLISH_FIRST, REPUBLISH = 30.0, 600.0  # a record put while few were there lies with few
 RETRY = 15.0
 
 log = structlog.get_logger(__name__)
@@ -42,8 +42,16 @@ def keys_for(kind: str, network: str, now: float) -> tuple[bytes, ...]:
 class Presence:
     """While ``run`` runs, every advertised kind is found under the keys of the current day."""
 
-    def __init__(self, discovery: Discovery, network: str, wall_time: Callable[[], float]) -> None:
-        self._discovery, self._network, self._wall_time = discovery, network, wall_time
+    def __init__(
+        self,
+        discovery: Discovery,
+        network: str,
+        wall_time: Callable[[], float],
+        *,
+        dialable: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """While not ``dialable`` nothing is put: a record without an address helps nobody, and nobody would take it."""
+        self._discovery, self._network, self._wall_time, self._dialable = discovery, network, wall_time, dialable
         self._kinds: dict[str, None] = {}
         self._more = trio.Event()
 
@@ -56,6 +64,10 @@ class Presence:
         """Put no more records for ``kind``; those that exist run out."""
         self._kinds.pop(kind, None)
 
+    def renew(self) -> None:
+        """Where we can be dialled has changed: put every record again, soon."""
+        self._more.set()
+
     async def find(self, kind: str, most: int = 20) -> tuple[PeerAddrs, ...]:
         """Who says to be ``kind`` today, each peer once."""
         found: dict[bytes, PeerAddrs] = {}
@@ -67,13 +79,17 @@ class Presence:
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Put the records, again and again, until cancelled."""
         task_status.started()
+        pause = REPUBLISH_FIRST
         while True:
             self._more = trio.Event()
             reached = await self._put_all()
-            with trio.move_on_after(REPUBLISH if reached else RETRY):
+            with trio.move_on_after(pause if reached else RETRY):
                 await self._more.wait()
+            pause = REPUBLISH_FIRST if self._more.is_set() else min(REPUBLISH, 2 * pause)
 
     async def _put_all(self) -> bool:
+        if not self._dialable():
+            return True
         for kind in tuple(self._kinds):
             for key in keys_for(kind, self._network, self._wall_time()):
                 try:

@@ -51,6 +51,14 @@ class PeerAddrs:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """The connection with one peer: which one it is (another one has another number), and whether we dialled it."""
+
+    number: int
+    dialled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PeerChange:
     """A connection with ``peer`` came up, or the last one with it went down."""
 
@@ -100,6 +108,10 @@ class Network(Protocol):
         ...
 
     def connected(self) -> frozenset[PeerId]: ...
+    def link(self, peer: PeerId) -> Link | None:
+        """The connection with ``peer`` that streams are opened on; None without one."""
+        ...
+
     async def connect(self, target: PeerAddrs) -> None: ...
     async def open(self, peer: PeerId, protocol: str) -> Stream: ...
     def serve(self, protocol: str, acceptor: Acceptor) -> None:

@@ -14,26 +14,28 @@ BELOW: dict[str, set[str]] = {
     "market": {"p2p", "compute", "ledger"},
 }
 PURE = {
-    "p2p": "errors codec peer envelope framing blobs admission scores transport doorkeeper lookup providers",
-    "compute": "spec capability digest trace catalog messages jobboard picture",
-    "ledger": "money ticket cover schema sender recipient account broker conservation redemption transactions "
-    "evm_shapes",
-    "market": "offer book bid quote auction job jobwire bidwire protocol session receipt reputation refusal prefilter "
-    "scoring sealing opening demo_tally loads following bookwire reconcile neighbours equivocation pace",
+    "p2p": "admission blobs codec doorkeeper envelope errors framing lookup peer providers pulse redial scores "
+    "standing transport",
+    "compute": "capability catalog digest jobboard messages picture spec trace",
+    "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "
+    "transactions",
+    "market": "auction bid bidwire book bookwire demo_tally equivocation following job jobwire loads neighbours "
+    "offer opening pace prefilter protocol quote receipt reconcile refusal reputation restarting scoring "
+    "sealing session",
 }
 SHELL = {  # whatever touches the world, or another shell
-    "p2p": "addressbook addresses bootstrap connections discovery gossip hardening host identity inbox kadstore limits "
-    "loglimit memory netstream pipe presence stream transfer",
-    "compute": "device hardware link modelfolder offline opendevice pipeline pipelines tracestore training work worker "
-    "workerchild workerlife workerlink workerprocess",
+    "p2p": "addressbook addresses bootstrap connections dialback discovery gossip hardening heartbeat host identity "
+    "inbox kadstore keeper knock limits loglimit mdns memory netstream pipe presence stream transfer",
+    "compute": "device hardware link modelfolder offline opendevice otherprocess pipeline pipelines tracestore "
+    "training work worker workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows sending "
     "transaction_rows transactor txstore wallet",
     "market": "aftermath auctioneer basket bidding bidserver bookfeed bookserver client commands config console "
-    "controls conversation counter demo demo_client demo_show demo_stage gateway handover hello http "
-    "instance jobrun jobstore keeping lightclient loaddesk loadfeed localdoor looking offering "
+    "controls conversation counter demo demo_client demo_show demo_stage forked gateway handover hello http "
+    "instance jobrun jobstore keeping lifeline lightclient loaddesk loadfeed localdoor looking offering "
     "orchestrator outcome overlay parcels progress proofkeeper purchase quotedesk readystreams rolekit roles sale "
-    "sessionstore wallet_commands walletdoor whereabouts",
+    "servicenotice sessionstore supervisor wallet_commands walletdoor whereabouts",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
+from typing import Any
 
+import msgpack
 import pytest
 import trio
 from hypothesis import given
@@ -146,6 +149,25 @@ def test_the_largest_chunk_fits_its_frame():
     assert decode(encode(chunk), JOB_FRAME) == chunk
 
 
+@pytest.mark.parametrize("size", [1, 255, 256, 16_383, 16_384, 65_535, 65_536, CHUNK])
+def test_a_chunk_is_encoded_as_any_message_whatever_its_length(size):
+    chunk = Chunk(BLOB, 7, bytes(32), b"\xc4" * size)
+    packed = msgpack.packb(["chunk", 1, BLOB, 7, bytes(32), chunk.data], use_bin_type=True)
+    assert encode(chunk) == packed
+    assert decode(packed, JOB_FRAME) == chunk
+    for wrong in (packed + b"\0", packed[:-1], packed.replace(b"\x07", b"\xcc\x07", 1)):
+        with pytest.raises(MalformedMessage):
+            decode(wrong, JOB_FRAME)
+
+
+def test_a_length_in_more_bytes_than_it_needs_is_refused():
+    chunk = encode(Chunk(BLOB, 7, bytes(32), bytes(20_000)))
+    head = chunk[:-20_003]
+    assert chunk[len(head) : len(head) + 3] == b"\xc5" + (20_000).to_bytes(2, "big")
+    with pytest.raises(MalformedMessage):
+        decode(head + b"\xc6" + (20_000).to_bytes(4, "big") + bytes(20_000), JOB_FRAME)
+
+
 async def transfer(send, receive):
     network = MemoryNetwork(latency=0.001)
     one, two = network.node(peer_of(b"\x02" + bytes(32))), network.node(peer_of(b"\x03" + bytes(32)))
@@ -168,7 +190,7 @@ async def transfer(send, receive):
 
 
 @pytest.mark.parametrize("size", [0, 1, 9 * CHUNK + 7])
-async def test_a_file_arrives_as_a_file(size, tmp_path):  # a mock clock would run ahead of the disk's threads
+async def test_a_file_arrives_as_a_file(size, tmp_path):  # a mock clock would run ahead of the threads
     head, blob = blob_of(size)
     (tmp_path / "source").write_bytes(blob)
     (received,) = await transfer(
@@ -179,7 +201,7 @@ async def test_a_file_arrives_as_a_file(size, tmp_path):  # a mock clock would r
     assert (tmp_path / "sink").read_bytes() == blob
 
 
-async def test_bytes_arrive_as_bytes(autojump_clock):
+async def test_bytes_arrive_as_bytes():
     _, blob = blob_of(5 * CHUNK)
     got = await transfer(
         lambda stream: send_blob(stream, BLOB, blob), lambda stream: receive_bytes(stream, cap=len(blob))
@@ -187,7 +209,27 @@ async def test_bytes_arrive_as_bytes(autojump_clock):
     assert got == [blob]
 
 
-async def test_the_receiver_refuses_what_is_too_large(tmp_path, autojump_clock):
+@pytest.mark.parametrize("size", [1, CHUNK, 5 * CHUNK])
+async def test_a_digest_that_the_sender_only_claims_is_found_out(size):
+    _, blob = blob_of(size)
+    results = list[Any]()
+
+    async def receive(stream):
+        with pytest.raises(MalformedMessage):
+            await receive_bytes(stream, cap=size)
+        results.append("refused")
+        return "refused"
+
+    with suppress(Unavailable):
+        await transfer(lambda stream: send_blob(stream, BLOB, blob, digest=bytes(32)), receive)
+    assert results == ["refused"]
+    assert await transfer(
+        lambda stream: send_blob(stream, BLOB, blob, digest=sha256(blob).digest()),
+        lambda stream: receive_bytes(stream, cap=size),
+    ) == [blob]
+
+
+async def test_the_receiver_refuses_what_is_too_large(tmp_path):
     _, blob = blob_of(CHUNK + 1)
     with pytest.raises(Unavailable):
         await transfer(
@@ -197,7 +239,7 @@ async def test_the_receiver_refuses_what_is_too_large(tmp_path, autojump_clock):
     assert (tmp_path / "sink").stat().st_size == 0
 
 
-async def test_nonsense_from_the_receiver_is_its_fault(autojump_clock):
+async def test_nonsense_from_the_receiver_is_its_fault():
     async def receive(stream):
         await stream.receive()
         await stream.send(BlobHave(BLOB, b""))

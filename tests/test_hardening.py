@@ -40,6 +40,7 @@ DEATHS = {
     "many_turns": "dead: takes 1",
     "many_reads": "dead: reads its socket 20",
     "many_waits": "dead: waits 10",
+    "dead_twin": "dead: stream 0 went to the connection that is dead",
 }
 
 

@@ -100,6 +100,51 @@ async def test_two_that_dial_each_other_keep_one_connection_that_works():
         nursery.cancel_scope.cancel()
 
 
+async def test_a_peer_that_dials_again_while_it_is_left_is_known_to_be_there():
+    one, two = Host(key(1), LOOPBACK), Host(key(2), LOOPBACK)
+    two.serve(ECHO, echo)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(one.run)
+        await nursery.start(two.run)
+        await one.connect(target(two))
+        async with trio.open_nursery() as both:
+            both.start_soon(one.disconnect, two.peer)
+            await until(lambda: one.connected() == frozenset())  # the old connection takes its time to close
+            await two._swarm.dial_addr(Multiaddr(target(one).addrs[0]), library_id(one.peer))
+        assert one.connected() == {two.peer}
+        stream = await one.open(two.peer, ECHO)
+        await stream.send(b"x")
+        assert await stream.receive() == b"x"
+        nursery.cancel_scope.cancel()
+
+
+async def test_new_streams_take_the_newest_connection_and_sockets_are_watched():
+    one, two = Host(key(1), LOOPBACK), Host(key(2), LOOPBACK)
+    two.serve(ECHO, echo)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(one.run)
+        await nursery.start(two.run)
+        await one.connect(target(two))
+        before = one.link(two.peer)
+        await until(lambda: two.link(one.peer) is not None)
+        assert (before.dialled, two.link(one.peer).dialled) == (True, False)
+        await one._swarm.dial_addr(Multiaddr(target(two).addrs[0]), library_id(two.peer))
+        after = one.link(two.peer)
+        assert after.dialled
+        assert after.number != before.number
+        await until(lambda: len(two._swarm.get_connections()) == 1)
+        assert one.connected() == {two.peer}
+        for host in (one, two):
+            (connection,) = host._swarm.get_connections()
+            sock = connection.muxed_conn.secured_conn.conn.conn.stream.stream.socket
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+        assert one.link(key(9).peer) is None
+        nursery.cancel_scope.cancel()
+
+
 async def test_faults_of_an_acceptor_are_scored_and_lead_to_the_graylist():
     one, two = Host(key(1), LOOPBACK), Host(key(2), LOOPBACK)
 

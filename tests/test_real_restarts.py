@@ -29,8 +29,9 @@ class Pair:
     nodes: dict[str, Process]
 
     def begin(self, name: str, kill_at: str = "") -> None:
-        """One life; with ``kill_at`` it ends there."""
+        """One life; with ``kill_at`` it ends there, and no supervisor begins another."""
         flags = ("--role", ROLES[name], "--data-dir", str(self.market.home / name))
+        flags += ("--no-supervisor",) if kill_at else ()
         script = {"script": KILLABLE, "KILL_AT": kill_at} if kill_at else {}
         self.nodes[name] = self.market.start(*flags, **script)
 

@@ -2,6 +2,7 @@
 
     install()                       once in a process, before the first host is made
     install_guard(host, on_fault)   once for each host, before it runs
+    choose_by(host, choice)         the same, where a host has a rule for several connections with one peer
     evict_dial_cache(host, peer)    before a dial that somebody asked for
 
 The patches stand in ``PATCHES`` with what each of them cures; docs/adr/0003 and 0025 tell how each was found. Nothing
@@ -12,17 +13,46 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from p2p.hardening import dialing, frames, gossiping, guard, inbound, receiving, sending, straight, turns
+from p2p.hardening import (
+    choosing,
+    dialing,
+    frames,
+    gossiping,
+    guard,
+    inbound,
+    intake,
+    notices,
+    prefixed,
+    receiving,
+    records,
+    sending,
+    straight,
+    turns,
+    wires,
+)
+from p2p.hardening.choosing import choose_by
 from p2p.hardening.dialing import evict_dial_cache
 from p2p.hardening.forgetting import forget_strangers
 from p2p.hardening.guard import install_guard
 from p2p.hardening.pinned import Patch, check_grounds, check_version
 from p2p.hardening.quiet import Throttle, quieten
 
-__all__ = ["MENDS", "PATCHES", "evict_dial_cache", "forget_strangers", "install", "install_guard", "installed"]
+__all__ = [
+    "MENDS",
+    "PATCHES",
+    "choose_by",
+    "evict_dial_cache",
+    "forget_strangers",
+    "install",
+    "install_guard",
+    "installed",
+]
 
 # In this order: each wraps what those before it left.
-_MODULES = (dialing, inbound, frames, sending, straight, receiving, guard, turns, gossiping)
+_MODULES = (
+    *(dialing, choosing, wires, inbound, frames, sending, straight, receiving),
+    *(guard, turns, notices, prefixed, records, intake, gossiping),
+)
 PATCHES: dict[str, Patch] = {patch.name: patch for module in _MODULES for patch in module.PATCHES}
 MENDS = frozenset(name for name, patch in PATCHES.items() if patch.speed)
 _installed: set[str] = set()

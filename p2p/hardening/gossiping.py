@@ -121,9 +121,11 @@ class PubsubGuard:
         if peer != self._own and not self._pubsub._is_msg_seen(message):
             if not self._messages.allow(peer, trio.current_time()):
                 return  # nobody's fault: a neighbour passes on what many others say
-            await self._push(forwarder, message)
-            if _unsigned.pop(id(message), False):
-                self._report(peer, Fault.BAD_SIGNATURE, "gossip")  # it had to check it before it passed it on
+            try:
+                await self._push(forwarder, message)
+            finally:
+                if _unsigned.pop(id(message), False):
+                    self._report(peer, Fault.BAD_SIGNATURE, "gossip")  # it had to check it before it passed it on
             return
         await self._push(forwarder, message)
 
@@ -150,12 +152,12 @@ def _ask_guard() -> None:
         return (guard is None or guard.takes(sender)) and bool(consume(rpc, host, sender))
 
     def check_and_tell(message: Any) -> bool:
+        good = False
         try:
             good = bool(check(message))
-        except Exception:  # bytes that are no key, or no signature: what they raise is as manifold as the key types
-            good = False
-        if not good:
-            _unsigned[id(message)] = True
+        finally:  # bytes that are no key raise, in as many ways as there are key types
+            if not good:
+                _unsigned[id(message)] = True
         return good
 
     library.maybe_consume_signed_record = consume_within

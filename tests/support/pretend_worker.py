@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from benchmarks.noop_worker import blank
 from compute.capability import Dtype, ModelCapability
 from compute.catalog import ModelEntry
 from compute.opendevice import Settings
@@ -26,11 +27,11 @@ from compute.work import Replay
 from compute.worker import main
 from p2p.errors import Misconfigured
 
-PICTURE = bytes(range(256)) * 12_000  # three parts
+PICTURE = bytes(range(256)) * 12_000  # three parts; what ``slow`` gives is a picture in truth
 
 
 class PretendDevice:
-    """One byte of latents. A file named ``go`` in the folder of the traces ends what the prompt ``wait`` began."""
+    """One byte of latents. A file named ``go`` in the folder of the traces ends what ``wait`` or ``slow`` began."""
 
     def __init__(
         self, entries: tuple[ModelEntry, ...], traces: TraceStore, on_change: Callable[[ModelCapability], None]
@@ -50,13 +51,16 @@ class PretendDevice:
             for step in range(1, spec.shape.steps + 1):
                 if step == 2:
                     self._obey(spec.prompt, step, on_step)
+                if spec.prompt == "slow" and not self.go.exists():
+                    time.sleep(0.05)
                 timestep = spec.shape.steps - step if step < spec.shape.steps else FINISHED
                 trace.add(timestep, bytes([step % 256]))
                 on_step(step, 1)
             root = trace.finish()
         finally:
             trace.discard()
-        return Finished((Artifact("image/png", PICTURE),), root, Dtype.FP32, 0, 1)
+        picture = blank(spec.shape.width, spec.shape.height) if spec.prompt == "slow" else PICTURE
+        return Finished((Artifact("image/png", picture),), root, Dtype.FP32, 0, 1)
 
     def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes) -> Replay:
         return Replay(abs(noise[0]) * 10**9, 0)

@@ -46,11 +46,14 @@ def free_port_pair() -> int:
 class Process:
     """One child, in a session of its own. ``lines`` of stdout come by a thread; stderr goes to ``log``."""
 
-    def __init__(self, argv: Sequence[str], env: dict[str, str], log: Path, cwd: Path) -> None:
+    def __init__(
+        self, argv: Sequence[str], env: dict[str, str], log: Path, cwd: Path, inside: Sequence[str] = ()
+    ) -> None:
+        """``inside``: what the command line begins with, such as the namespace it runs in."""
         self.name, self.log, self.cwd = log.stem, log, cwd
         self._stderr: IO[bytes] = log.open("ab")
         self._child = subprocess.Popen(
-            [sys.executable, *argv],
+            [*inside, sys.executable, *argv],
             cwd=cwd,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -94,12 +97,33 @@ class Process:
     def alive(self) -> bool:
         return self._child.poll() is None
 
+    @property
+    def node(self) -> int:
+        """The process id of the node under this supervisor; 0 while there is none. A spare is younger."""
+        forks = []
+        with suppress(psutil.Error):
+            supervisor = psutil.Process(self._child.pid)
+            forks = [child for child in supervisor.children() if child.cmdline() == supervisor.cmdline()]
+        alive = [child for child in forks if child.status() != psutil.STATUS_ZOMBIE]
+        return int(min(alive, key=psutil.Process.create_time).pid) if alive else 0
+
     def kill(self) -> None:
-        """As a power cut: SIGKILL to this process only; its own children must find out alone."""
+        """As a power cut: SIGKILL to the supervisor and its node; the node's own children must find out alone."""
+        self._child.send_signal(signal.SIGSTOP)  # so that neither learns of the other's end
+        self.kill_node(missing=True)
         self._child.kill()
         self.wait(30)
 
+    def kill_node(self, *, missing: bool = False) -> int:
+        """SIGKILL to the node alone: its supervisor must find out. Its process id, 0 where it was ``missing``."""
+        node = self.node
+        assert node or missing, f"{self.name} has no node\n{self.tail()}"
+        if node:
+            os.kill(node, signal.SIGKILL)
+        return node
+
     def signal(self, number: signal.Signals) -> None:
+        """To the process that was started: a node's supervisor."""
         self._child.send_signal(number)
 
     def end(self) -> None:
