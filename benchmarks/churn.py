@@ -182,16 +182,21 @@ async def _kill(
 
 async def _kill_one(market: Stage, name: str, tally: Tally) -> None:
     """SIGKILL to the node, not to its supervisor; how long until it serves again."""
-    before, killed = market.log(name).count(BACK), trio.current_time()
+    before, killed = _returns(market, name), trio.current_time()
     with suppress(psutil.Error):
         supervisor = psutil.Process(market.pids[name])
         forks = [child for child in supervisor.children() if child.cmdline() == supervisor.cmdline()]
         min(forks, key=psutil.Process.create_time).send_signal(signal.SIGKILL)  # a spare is younger
         tally.kills += 1
     with trio.move_on_after(READY_S):
-        while market.log(name).count(BACK) == before:  # noqa: ASYNC110 - a log wakes nobody
+        while _returns(market, name) == before:  # noqa: ASYNC110 - a log wakes nobody
             await trio.sleep(LOOK_S)
         tally.back_s.append(trio.current_time() - killed)
+
+
+def _returns(market: Stage, name: str) -> int:
+    """How often a node has come back."""
+    return market.log_of(name).read_text(errors="replace").count(BACK)
 
 
 async def _tell(say: Say, tally: Tally) -> None:
