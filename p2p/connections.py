@@ -43,6 +43,8 @@ class Doorkeeper:
 class Connections(INotifee):
     """Tells of peers that come and go, and closes every connection but one with each."""
 
+    hears_streams = False  # see p2p/hardening/notices.py
+
     def __init__(self, swarm: Any, own: PeerId, changed: Callable[[PeerChange], None]) -> None:
         self._swarm, self._own, self._changed = swarm, own, changed
         self._told: set[PeerId] = set()

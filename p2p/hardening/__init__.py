@@ -13,7 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from p2p.hardening import choosing, dialing, frames, guard, inbound, receiving, sending, straight, turns, wires
+from p2p.hardening import (
+    choosing,
+    dialing,
+    frames,
+    guard,
+    inbound,
+    notices,
+    prefixed,
+    receiving,
+    records,
+    sending,
+    straight,
+    turns,
+    wires,
+)
 from p2p.hardening.choosing import choose_by
 from p2p.hardening.dialing import evict_dial_cache
 from p2p.hardening.guard import install_guard
@@ -23,7 +37,21 @@ from p2p.hardening.quiet import Throttle, quieten
 __all__ = ["MENDS", "PATCHES", "choose_by", "evict_dial_cache", "install", "install_guard", "installed"]
 
 # In this order: each wraps what those before it left.
-_MODULES = (dialing, choosing, wires, inbound, frames, sending, straight, receiving, guard, turns)
+_MODULES = (
+    dialing,
+    choosing,
+    wires,
+    inbound,
+    frames,
+    sending,
+    straight,
+    receiving,
+    guard,
+    turns,
+    notices,
+    prefixed,
+    records,
+)
 PATCHES: dict[str, Patch] = {patch.name: patch for module in _MODULES for patch in module.PATCHES}
 MENDS = frozenset(name for name, patch in PATCHES.items() if patch.speed)
 _installed: set[str] = set()
