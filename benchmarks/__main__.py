@@ -22,6 +22,11 @@ BENCHMARKS = {
     "join": ("benchmarks.join", "run", "a gateway's cold start: to its first offer, and to a book of 3 000"),
     "loads": ("benchmarks.loads", "run", "how old a gateway's view of 64 sellers is, and what it costs"),
     "churn": ("benchmarks.churn", "run", "bids on twenty nodes of which a third is killed each minute"),
+    "gossip": (
+        "benchmarks.gossip",
+        "run",
+        "10, 25 and 50 nodes in processes: delivery, age, CPU with and without the mends",
+    ),
     "model": ("benchmarks.model", "run", "what the bundled model draws, judged from pixels"),
     "overhead": ("benchmarks.overhead", "run", "a job of one second through the market, against the worker alone"),
     "prefilter": ("benchmarks.prefilter", "measure", "judging a full book of offers, against a hundredth of it"),

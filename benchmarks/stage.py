@@ -128,7 +128,7 @@ class Stage:
                 await child.wait()
         finally:
             with trio.CancelScope(shield=True):
-                await _end(child)
+                await end(child)
 
     async def join(self, gateway: str) -> None:
         """Have a client of our own, connected with this peer."""
@@ -150,7 +150,7 @@ class Stage:
         self.client = Client(self.overlay.host, greeter, self.overlay.reach)
 
 
-async def _end(child: trio.Process) -> None:
+async def end(child: trio.Process) -> None:
     """Ask, wait, then insist: a supervisor, its node and what that started share a session."""
     if child.returncode is None:
         child.terminate()

@@ -25,6 +25,7 @@ def test_without_a_name_they_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     assert {line.split()[0] for line in listed.splitlines()} == {
         "auction",
         "churn",
+        "gossip",
         "join",
         "loads",
         "model",

@@ -201,5 +201,6 @@ PATCHES = (
             Ground(YamuxStream, "send_window_update", "f76fe6e67077b4a3"),
         ),
         _few_grants,
+        speed=True,
     ),
 )
