@@ -19,6 +19,7 @@ from p2p.hardening import (
     frames,
     guard,
     inbound,
+    intake,
     notices,
     prefixed,
     receiving,
@@ -51,6 +52,7 @@ _MODULES = (
     notices,
     prefixed,
     records,
+    intake,
 )
 PATCHES: dict[str, Patch] = {patch.name: patch for module in _MODULES for patch in module.PATCHES}
 MENDS = frozenset(name for name, patch in PATCHES.items() if patch.speed)

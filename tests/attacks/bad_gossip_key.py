@@ -1,4 +1,4 @@
-"""A gossiped message whose key is none. It is judged in a task of its own, which no guard of a stream contains."""
+"""A gossiped message whose key is none. In stock it is judged in a task that no guard of a stream contains."""
 
 from libp2p.custom_types import TProtocol
 from libp2p.pubsub.gossipsub import GossipSub
@@ -29,4 +29,4 @@ async def attack(_guarded: bool) -> None:
         await serves(honest, victim)
 
 
-perform(attack, "contained-gossip")
+perform(attack, "contained-gossip", "inline-gossip")
