@@ -30,6 +30,11 @@ BENCHMARKS = {
     "model": ("benchmarks.model", "run", "what the bundled model draws, judged from pixels"),
     "overhead": ("benchmarks.overhead", "run", "a job of one second through the market, against the worker alone"),
     "prefilter": ("benchmarks.prefilter", "measure", "judging a full book of offers, against a hundredth of it"),
+    "transfer": (
+        "benchmarks.transfer",
+        "run",
+        "1, 16 and 100 MiB in chunks, against a bare stream, a stock one, TLS and js",
+    ),
 }
 
 

@@ -8,20 +8,18 @@ mends are the patches of p2p/hardening that only save time: the same swarm is st
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from statistics import mean
-from subprocess import PIPE
 from typing import Any
 
 import trio
 
+from benchmarks.lines import Child, children
 from benchmarks.report import NotRun, Report, Say, goal, quantile
-from benchmarks.stage import ROOT, end
 from p2p.hardening import MENDS
 
 RATES = {10: (10.0, 20.0), 25: (6.0,), 50: (1.0,)}  # nodes: messages a second, of all of them together
@@ -53,74 +51,45 @@ class Measured:
         return {"rate": round(self.rate, 1), "sent": self.sent, **shares, **ages}
 
 
-class Child:
-    """One node, asked in lines and answering in lines."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self.process, self._held = process, b""
-
-    async def ask(self, **asked: Any) -> Any:
-        assert self.process.stdin is not None
-        await self.process.stdin.send_all(json.dumps(asked).encode() + b"\n")
-        return json.loads(await self.hear())
-
-    async def hear(self) -> bytes:
-        assert self.process.stdout is not None
-        while b"\n" not in self._held:
-            piece = await self.process.stdout.receive_some()
-            if not piece:
-                raise NotRun("a node ended early")
-            self._held += piece
-        line, _, self._held = self._held.partition(b"\n")
-        return line
-
-
 @asynccontextmanager
 async def swarm(nodes: int, without: Collection[str] = ()) -> AsyncGenerator[list[Child]]:
     """So many nodes, connected, with a mesh."""
-    children = list[Child]()
-    try:
-        for index in range(nodes):
-            command = [sys.executable, "-m", "benchmarks.gossip_node", str(index), ",".join(sorted(without))]
-            children.append(Child(await trio.lowlevel.open_process(command, stdin=PIPE, stdout=PIPE, cwd=ROOT)))
+    left_out = ",".join(sorted(without))
+    commands = [[sys.executable, "-m", "benchmarks.gossip_node", str(index), left_out] for index in range(nodes)]
+    async with children(commands) as made:
         with trio.fail_after(READY_S):
-            addrs = [json.loads((await child.hear()).partition(b" ")[2])["addrs"][0] for child in children]
-        await _connect(children, addrs)
-        yield children
-    finally:
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                for child in children:
-                    nursery.start_soon(end, child.process)
+            addrs = [(await child.ready())["addrs"][0] for child in made]
+        await _connect(made, addrs)
+        yield made
 
 
-async def _connect(children: list[Child], addrs: list[str]) -> None:
-    chance = random.Random(len(children))
-    for index, child in enumerate(children):
+async def _connect(made: list[Child], addrs: list[str]) -> None:
+    chance = random.Random(len(made))
+    for index, child in enumerate(made):
         others = [addr for place, addr in enumerate(addrs) if place != index]
-        await child.ask(do="dial", addrs=chance.sample(others, min(DIALS, len(others))))
+        await child.ask({"do": "dial", "addrs": chance.sample(others, min(DIALS, len(others)))})
     with trio.move_on_after(MESH_S):
-        for child in children:
-            await child.ask(do="mesh", least=min(NEIGHBOURS, len(children) - 1))
+        for child in made:
+            await child.ask({"do": "mesh", "least": min(NEIGHBOURS, len(made) - 1)})
         await trio.sleep(2)  # two heartbeats more, for the last of them to be grafted
         return
     raise NotRun("no mesh came about")
 
 
-async def _send(children: list[Child], rate: float, seconds: float) -> Measured:
+async def _send(made: list[Child], rate: float, seconds: float) -> Measured:
     """All nodes take their part of the rate."""
     answers = list[dict[str, Any]]()
 
     async def one(child: Child) -> None:
-        answers.append(await child.ask(do="send", every=len(children) / rate, seconds=seconds))
+        answers.append(await child.ask({"do": "send", "every": len(made) / rate, "seconds": seconds}))
 
     async with trio.open_nursery() as nursery:
-        for child in children:
+        for child in made:
             nursery.start_soon(one, child)
     sent = sum(answer["sent"] for answer in answers)
     ages = [age for answer in answers for age in answer["ages"]]
     cpu = mean(answer["cpu"] for answer in answers)
-    return Measured(rate, sent, len(ages) / max(1, sent * (len(children) - 1)), ages, cpu * 1000 / max(1, sent))
+    return Measured(rate, sent, len(ages) / max(1, sent * (len(made) - 1)), ages, cpu * 1000 / max(1, sent))
 
 
 def run(say: Say) -> Report:
@@ -132,13 +101,13 @@ async def measure(say: Say) -> Report:
     results: dict[str, Any] = {}
     goals = list[dict[str, Any]]()
     for nodes, rates in RATES.items():
-        async with swarm(nodes) as children:
+        async with swarm(nodes) as made:
             for rate in rates:
-                found = await _send(children, rate, max(SECONDS, 30 / rate))
+                found = await _send(made, rate, max(SECONDS, 30 / rate))
                 _tell(say, f"{nodes} nodes", found)
                 results[f"{nodes} nodes, {rate:.0f}/s"] = found.shown()
                 goals += _goals(f"{nodes} nodes, {rate:.0f} messages/s", found)
-            most = await _search(say, children, rates[-1])
+            most = await _search(say, made, rates[-1])
         say(f"{nodes} nodes: {most:.1f}/s is the highest rate tried that still delivers {DELIVERED:.1%}")
         results[f"{nodes} nodes, highest rate"] = round(most, 1)
     ratio = await _compare(say, results)
@@ -155,12 +124,12 @@ def _goals(what: str, found: Measured) -> list[dict[str, Any]]:
     ]
 
 
-async def _search(say: Say, children: list[Child], rate: float) -> float:
+async def _search(say: Say, made: list[Child], rate: float) -> float:
     """Raise the rate by half until one run delivers too little; the last rate before it."""
     held = 0.0
     while rate <= SEARCH_MOST:
-        found = await _send(children, rate, max(SEARCH_SECONDS, 10 / rate))
-        _tell(say, f"{len(children)} nodes, as fast as it goes", found)
+        found = await _send(made, rate, max(SEARCH_SECONDS, 10 / rate))
+        _tell(say, f"{len(made)} nodes, as fast as it goes", found)
         if found.delivered < DELIVERED:
             break
         held, rate = rate, rate * SEARCH_STEP
@@ -172,8 +141,8 @@ async def _compare(say: Say, results: dict[str, Any]) -> float:
     spent: dict[str, list[float]] = {"with": [], "without": []}
     for _ in range(TURNS):
         for kind, without in (("with", ()), ("without", MENDS)):
-            async with swarm(COMPARED, without) as children:
-                found = await _send(children, COMPARED_AT, SECONDS)
+            async with swarm(COMPARED, without) as made:
+                found = await _send(made, COMPARED_AT, SECONDS)
             _tell(say, f"{COMPARED} nodes {kind} the mends", found)
             spent[kind].append(found.cpu_ms)
             results.setdefault(f"{kind} the mends", []).append(found.shown())

@@ -114,6 +114,11 @@ class Outgoing:
         """How many chunks are not acknowledged."""
         return self.count - len(self._there)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are chunks that ``next_index`` has not given out."""
+        return bool(self._waiting)
+
     def next_index(self) -> int | None:
         """The chunk to read and send now, or None while the window is full or nothing is left."""
         if not self._waiting:
@@ -129,7 +134,8 @@ class Outgoing:
         """The message for a chunk whose bytes the caller has read."""
         if len(data) != chunk_size(self.head.size, index):
             raise ValueError(f"chunk {index} has {chunk_size(self.head.size, index)} bytes, not {len(data)}")
-        return Chunk(self.head.blob, index, sha256(data).digest(), data)
+        digest = self.head.digest if self.count == 1 else sha256(data).digest()
+        return Chunk(self.head.blob, index, digest, data)
 
     def acked(self, ack: ChunkAck) -> None:
         """Note an acknowledgement; one that came before is nothing. Raises MalformedMessage for what was never sent."""
@@ -154,6 +160,8 @@ class Incoming:
             raise Refused("TOO_LARGE", "a blob above the limit", have=cap, need=head.size)
         self.head, self._write = head, write
         self._written: set[int] = set()
+        self._whole, self._in_order = sha256(), 0  # over the chunks that came in their order, and how many did
+        self._only = b""  # the digest of a blob of one chunk
 
     @property
     def count(self) -> int:
@@ -189,7 +197,24 @@ class Incoming:
                 raise MalformedMessage("a chunk with another digest")
             self._write(chunk.index * CHUNK, chunk.data)
             self._written.add(chunk.index)
+            self._add_up(chunk)
         return ChunkAck(self.head.blob, chunk.index)
+
+    def _add_up(self, chunk: Chunk) -> None:
+        if chunk.index != self._in_order:
+            return
+        self._in_order += 1
+        if self.count == 1:
+            self._only = chunk.digest
+        else:
+            self._whole.update(chunk.data)
+
+    @property
+    def digest(self) -> bytes | None:
+        """The digest of the whole, when every chunk came in its order; otherwise it has to be read again for it."""
+        if self._in_order != self.count:
+            return None
+        return self._only or self._whole.digest()
 
     def check(self, digest: bytes) -> None:
         """Compare the digest of what was written with the head's. Raises MalformedMessage."""

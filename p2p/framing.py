@@ -44,6 +44,7 @@ class FrameDecoder:
                 raise MalformedMessage(f"frame of {length} bytes, limit {self.limit}")
             if len(self._buffer) < HEAD + length:
                 return
-            payload = bytes(self._buffer[HEAD : HEAD + length])
+            with memoryview(self._buffer) as view:
+                payload = bytes(view[HEAD : HEAD + length])
             del self._buffer[: HEAD + length]
             yield payload

@@ -19,7 +19,7 @@ from p2p.peer import PeerId
 from p2p.transport import Remote, Stream
 
 JOB_FRAME = 1024 * 1024 + 4096  # one chunk of 1 MiB and its header
-READ = 64 * 1024
+READ = 256 * 1024
 MAX_UNKNOWN = 64  # messages in a row that nobody here speaks
 
 

@@ -6,11 +6,11 @@ acknowledgements never waits for the writer of chunks.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import trio
 
@@ -19,27 +19,28 @@ from p2p.errors import MalformedMessage, PasarError, Unavailable
 from p2p.stream import MessageStream
 
 IDLE = 45.0  # seconds without a chunk or an acknowledgement
+T = TypeVar("T")
 _disk = trio.CapacityLimiter(4)
 
 
-async def head_of(blob: bytes, data: bytes | Path) -> BlobHead:
-    """The head of what is to be sent; a file is read whole for it."""
+async def head_of(blob: bytes, data: bytes | Path, digest: bytes | None = None) -> BlobHead:
+    """The head of what is to be sent; a file is read whole for it, unless its digest is known."""
     if isinstance(data, bytes):
-        return BlobHead(blob, len(data), sha256(data).digest())
+        return BlobHead(blob, len(data), digest or sha256(data).digest())
 
     def read(path: Path) -> BlobHead:
         with path.open("rb") as file:
-            return BlobHead(blob, path.stat().st_size, _digest(file))
+            return BlobHead(blob, path.stat().st_size, digest or _digest(file))
 
     return await trio.to_thread.run_sync(read, data, limiter=_disk)
 
 
-async def send_blob(stream: MessageStream, blob: bytes, data: bytes | Path) -> BlobHead:
-    """Send ``data`` and return when the other side has acknowledged all of it.
+async def send_blob(stream: MessageStream, blob: bytes, data: bytes | Path, *, digest: bytes | None = None) -> BlobHead:
+    """Send ``data``, whose ``digest`` the caller may know, and return when the other side has acknowledged all of it.
 
     Raises Unavailable when the stream breaks or stays idle, MalformedMessage when the other side talks nonsense.
     """
-    head = await head_of(blob, data)
+    head = await head_of(blob, data, digest)
     await stream.send(head)
     have = await stream.receive(IDLE)
     if not isinstance(have, BlobHave) or have.blob != blob:
@@ -56,15 +57,25 @@ async def send_blob(stream: MessageStream, blob: bytes, data: bytes | Path) -> B
             outgoing.acked(ack)
             room.set()
 
+    async def make(to: trio.MemorySendChannel[Chunk]) -> None:
+        """Read and digest the next chunk while the one before leaves."""
+        nonlocal room
+        async with to:
+            while outgoing.waiting:
+                room = trio.Event()
+                while (index := outgoing.next_index()) is not None:
+                    piece = await _read(data, head.size, index)
+                    await to.send(await _in_thread(outgoing.count, outgoing.chunk, index, piece))
+                if outgoing.waiting:
+                    await room.wait()
+
     with _single_error():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read_acks)
-            while not outgoing.done:
-                room = trio.Event()
-                while (index := outgoing.next_index()) is not None:
-                    await stream.send(outgoing.chunk(index, await _read(data, head.size, index)))
-                if not outgoing.done:
-                    await room.wait()
+            to, made = trio.open_memory_channel[Chunk](1)
+            nursery.start_soon(make, to)
+            async for chunk in made:
+                await stream.send(chunk)
     return head
 
 
@@ -73,37 +84,61 @@ async def receive_blob(stream: MessageStream, sink: Path, *, cap: int = MAX_BLOB
 
     Raises Refused for one above ``cap`` before anything is written, MalformedMessage, Unavailable.
     """
-    head = await stream.receive(IDLE)
-    if not isinstance(head, BlobHead):
-        raise _unexpected(head)
+    head = await _head(stream)
     with sink.open("w+b") as file:
         incoming = Incoming(head, lambda offset, data: _write(file, offset, data), cap=cap)
-        await stream.send(incoming.have())
-        while not incoming.complete:
-            chunk = await stream.receive(IDLE)
-            if not isinstance(chunk, Chunk):
-                raise _unexpected(chunk)
-            await stream.send(await trio.to_thread.run_sync(incoming.take, chunk, limiter=_disk))
-        incoming.check(await trio.to_thread.run_sync(_digest, file, limiter=_disk))
+        await _take_all(stream, incoming)
+        again = incoming.digest is None  # chunks in another order: it has to be read once more
+        digest = await trio.to_thread.run_sync(_digest, file, limiter=_disk) if again else incoming.digest
+        incoming.check(digest or b"")
     return head
 
 
 async def receive_bytes(stream: MessageStream, *, cap: int) -> bytes:
     """Receive one blob of at most ``cap`` bytes into memory. Raises like ``receive_blob``."""
+    head = await _head(stream)
+    parts: dict[int, bytes] = {}
+    incoming = Incoming(head, parts.__setitem__, cap=cap)
+    await _take_all(stream, incoming)
+    whole = b"".join(parts[offset] for offset in sorted(parts))
+    incoming.check(incoming.digest or sha256(whole).digest())
+    return whole
+
+
+async def _head(stream: MessageStream) -> BlobHead:
     head = await stream.receive(IDLE)
     if not isinstance(head, BlobHead):
         raise _unexpected(head)
-    parts: dict[int, bytes] = {}
-    incoming = Incoming(head, parts.__setitem__, cap=cap)
+    return head
+
+
+async def _take_all(stream: MessageStream, incoming: Incoming) -> None:
+    """Say what is here and take the rest: the next chunk comes while the one before is digested, written and told."""
     await stream.send(incoming.have())
-    while not incoming.complete:
-        chunk = await stream.receive(IDLE)
-        if not isinstance(chunk, Chunk):
-            raise _unexpected(chunk)
-        await stream.send(incoming.take(chunk))
-    whole = b"".join(parts[offset] for offset in sorted(parts))
-    incoming.check(sha256(whole).digest())
-    return whole
+
+    async def take(came: trio.MemoryReceiveChannel[Chunk]) -> None:
+        async for chunk in came:
+            await stream.send(await _in_thread(incoming.count, incoming.take, chunk))
+
+    with _single_error():
+        async with trio.open_nursery() as nursery:
+            to, came = trio.open_memory_channel[Chunk](1)
+            nursery.start_soon(take, came)
+            async with to:
+                wanted = set(incoming.missing())
+                while wanted:
+                    chunk = await stream.receive(IDLE)
+                    if not isinstance(chunk, Chunk):
+                        raise _unexpected(chunk)
+                    wanted.discard(chunk.index)
+                    await to.send(chunk)
+
+
+async def _in_thread(chunks: int, work: Callable[..., T], *args: Any) -> T:
+    """Do what takes a while beside the loop; but for a blob of one chunk there is nothing to do meanwhile."""
+    if chunks == 1:
+        return work(*args)
+    return await trio.to_thread.run_sync(work, *args, limiter=_disk)
 
 
 async def _read(data: bytes | Path, size: int, index: int) -> bytes:

@@ -31,6 +31,7 @@ def test_without_a_name_they_are_listed(capsys: pytest.CaptureFixture[str]) -> N
         "model",
         "overhead",
         "prefilter",
+        "transfer",
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
@@ -168,7 +170,7 @@ async def transfer(send, receive):
 
 
 @pytest.mark.parametrize("size", [0, 1, 9 * CHUNK + 7])
-async def test_a_file_arrives_as_a_file(size, tmp_path):  # a mock clock would run ahead of the disk's threads
+async def test_a_file_arrives_as_a_file(size, tmp_path):  # a mock clock would run ahead of the threads
     head, blob = blob_of(size)
     (tmp_path / "source").write_bytes(blob)
     (received,) = await transfer(
@@ -179,7 +181,7 @@ async def test_a_file_arrives_as_a_file(size, tmp_path):  # a mock clock would r
     assert (tmp_path / "sink").read_bytes() == blob
 
 
-async def test_bytes_arrive_as_bytes(autojump_clock):
+async def test_bytes_arrive_as_bytes():
     _, blob = blob_of(5 * CHUNK)
     got = await transfer(
         lambda stream: send_blob(stream, BLOB, blob), lambda stream: receive_bytes(stream, cap=len(blob))
@@ -187,7 +189,27 @@ async def test_bytes_arrive_as_bytes(autojump_clock):
     assert got == [blob]
 
 
-async def test_the_receiver_refuses_what_is_too_large(tmp_path, autojump_clock):
+@pytest.mark.parametrize("size", [1, CHUNK, 5 * CHUNK])
+async def test_a_digest_that_the_sender_only_claims_is_found_out(size):
+    _, blob = blob_of(size)
+    results = list[Any]()
+
+    async def receive(stream):
+        with pytest.raises(MalformedMessage):
+            await receive_bytes(stream, cap=size)
+        results.append("refused")
+        return "refused"
+
+    with suppress(Unavailable):
+        await transfer(lambda stream: send_blob(stream, BLOB, blob, digest=bytes(32)), receive)
+    assert results == ["refused"]
+    assert await transfer(
+        lambda stream: send_blob(stream, BLOB, blob, digest=sha256(blob).digest()),
+        lambda stream: receive_bytes(stream, cap=size),
+    ) == [blob]
+
+
+async def test_the_receiver_refuses_what_is_too_large(tmp_path):
     _, blob = blob_of(CHUNK + 1)
     with pytest.raises(Unavailable):
         await transfer(
@@ -197,7 +219,7 @@ async def test_the_receiver_refuses_what_is_too_large(tmp_path, autojump_clock):
     assert (tmp_path / "sink").stat().st_size == 0
 
 
-async def test_nonsense_from_the_receiver_is_its_fault(autojump_clock):
+async def test_nonsense_from_the_receiver_is_its_fault():
     async def receive(stream):
         await stream.receive()
         await stream.send(BlobHave(BLOB, b""))
