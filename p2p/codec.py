@@ -25,6 +25,9 @@ MAX_MESSAGE = 256 * 1024  # a control message; streams of chunks pass their own,
 MAX_INT = 2**256 - 1
 _BIG = 1  # msgpack extension: unsigned integer past 64 bits, big-endian, no leading zero
 
+_LONG = 16 * 1024  # bytes from which the last field is worth not being copied
+_NO_BYTES = b"\xc4\x00"  # msgpack: bytes of no length
+
 _KINDS: dict[tuple[str, int], type] = {}
 _WIRE: dict[type, tuple[str, int]] = {}
 
@@ -91,11 +94,23 @@ def registered() -> dict[tuple[str, int], type]:
 
 def encode(value: Any) -> bytes:
     """The one encoding of a registered message. Raises ValueError when the value breaks its own bounds (our bug)."""
+    return b"".join(encode_parts(value))
+
+
+def encode_parts(value: Any) -> tuple[bytes, ...]:
+    """``encode`` in pieces that only have to be joined: a long file at the end of a message is not copied for it."""
     kind, version = _WIRE[type(value)]
     try:
-        return _pack([kind, version, *_lower(type(value), value)])
+        raw = [kind, version, *_lower(type(value), value)]
     except MalformedMessage as exc:
         raise ValueError(f"{kind} v{version}: {exc}") from exc
+    last = raw[-1]
+    if type(last) is not bytes or len(last) < _LONG:
+        return (_pack(raw),)
+    without = _pack([*raw[:-1], b""])[: -len(_NO_BYTES)]
+    size = len(last)
+    length = b"\xc5" + size.to_bytes(2, "big") if size < 2**16 else b"\xc6" + size.to_bytes(4, "big")
+    return without + length, last
 
 
 def decode(data: bytes, limit: int = MAX_MESSAGE) -> Any:
@@ -113,7 +128,9 @@ def decode(data: bytes, limit: int = MAX_MESSAGE) -> Any:
     if cls is None:
         raise UnknownMessage(raw[0][:64], raw[1])
     value = _raise(cls, raw[2:], raw[0])
-    if encode(value) != data:
+    head, *rest = encode_parts(value)
+    # What is long and comes last is what was read after this very head, so that equal lengths make it equal.
+    if len(head) + sum(map(len, rest)) != len(data) or data[: len(head)] != head:
         raise MalformedMessage(f"{raw[0]} v{raw[1]} is not canonical")
     return value
 

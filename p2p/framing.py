@@ -13,9 +13,14 @@ from p2p.errors import MalformedMessage
 HEAD = 4
 
 
+def head_of(size: int) -> bytes:
+    """What stands before a payload of ``size`` bytes."""
+    return size.to_bytes(HEAD, "big")
+
+
 def frame(payload: bytes) -> bytes:
     """``payload`` with its length before it."""
-    return len(payload).to_bytes(HEAD, "big") + payload
+    return head_of(len(payload)) + payload
 
 
 class FrameDecoder:

@@ -12,9 +12,9 @@ from typing import Any, Self
 
 import trio
 
-from p2p.codec import MAX_MESSAGE, decode, encode
+from p2p.codec import MAX_MESSAGE, decode, encode_parts
 from p2p.errors import MalformedMessage, Unavailable, UnknownMessage
-from p2p.framing import FrameDecoder, frame
+from p2p.framing import FrameDecoder, head_of
 from p2p.peer import PeerId
 from p2p.transport import Remote, Stream
 
@@ -45,7 +45,7 @@ class MessageStream:
 
     async def send(self, *messages: Any) -> None:
         """Send messages whole, in one write. Raises Unavailable when the stream is broken, or was cut before."""
-        frames = b"".join(self._framed(message) for message in messages)
+        frames = b"".join(part for message in messages for part in self._framed(message))
         async with self._writing:
             if self._cut:
                 raise Unavailable("the stream was cut inside a frame")
@@ -53,11 +53,12 @@ class MessageStream:
             await self._stream.send(frames)
             self._cut = False
 
-    def _framed(self, message: Any) -> bytes:
-        payload = encode(message)
-        if len(payload) > self.limit:
-            raise ValueError(f"{type(message).__name__} of {len(payload)} bytes, limit {self.limit}")
-        return frame(payload)
+    def _framed(self, message: Any) -> tuple[bytes, ...]:
+        parts = encode_parts(message)
+        size = sum(map(len, parts))
+        if size > self.limit:
+            raise ValueError(f"{type(message).__name__} of {size} bytes, limit {self.limit}")
+        return head_of(size), *parts
 
     async def receive(self, timeout: float | None = None) -> Any:
         """The next message, or None at a clean end, which proves nothing about completeness.

@@ -8,6 +8,7 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
+import msgpack
 import pytest
 import trio
 from hypothesis import given
@@ -146,6 +147,25 @@ def test_the_largest_chunk_fits_its_frame():
     chunk = Chunk(BLOB, 2047, bytes(32), bytes(CHUNK))
     assert len(encode(chunk)) <= JOB_FRAME
     assert decode(encode(chunk), JOB_FRAME) == chunk
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 16_383, 16_384, 65_535, 65_536, CHUNK])
+def test_a_chunk_is_encoded_as_any_message_whatever_its_length(size):
+    chunk = Chunk(BLOB, 7, bytes(32), b"\xc4" * size)
+    packed = msgpack.packb(["chunk", 1, BLOB, 7, bytes(32), chunk.data], use_bin_type=True)
+    assert encode(chunk) == packed
+    assert decode(packed, JOB_FRAME) == chunk
+    for wrong in (packed + b"\0", packed[:-1], packed.replace(b"\x07", b"\xcc\x07", 1)):
+        with pytest.raises(MalformedMessage):
+            decode(wrong, JOB_FRAME)
+
+
+def test_a_length_in_more_bytes_than_it_needs_is_refused():
+    chunk = encode(Chunk(BLOB, 7, bytes(32), bytes(20_000)))
+    head = chunk[:-20_003]
+    assert chunk[len(head) : len(head) + 3] == b"\xc5" + (20_000).to_bytes(2, "big")
+    with pytest.raises(MalformedMessage):
+        decode(head + b"\xc6" + (20_000).to_bytes(4, "big") + bytes(20_000), JOB_FRAME)
 
 
 async def transfer(send, receive):

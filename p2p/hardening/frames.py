@@ -154,7 +154,8 @@ async def _read(self: Any, n: int | None = -1) -> bytes:
             if stream_id in conn.stream_events:
                 conn.stream_events[stream_id] = trio.Event()
             continue
-        data = bytes(buffer) if most < 0 or most >= len(buffer) else bytes(buffer[:most])
+        with memoryview(buffer) as view:
+            data = bytes(view if most < 0 else view[:most])
         del buffer[: len(data)]
         if self.closed and not buffer:
             conn._finalize_stream_locked(self, fully_closed=True)

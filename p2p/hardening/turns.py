@@ -88,7 +88,8 @@ async def _read_msg(self: Any, prefix_encoded: bool = False) -> bytes:
         if len(held) >= wanted:
             wanted += int.from_bytes(held[:SIZE_NOISE_MESSAGE_LEN], "big")
             if len(held) >= wanted:
-                message = bytes(held[SIZE_NOISE_MESSAGE_LEN:wanted])
+                with memoryview(held) as view:
+                    message = bytes(view[SIZE_NOISE_MESSAGE_LEN:wanted])
                 del held[:wanted]
                 plain: bytes = self.decrypt(message)
                 return plain
