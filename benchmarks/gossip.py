@@ -3,7 +3,8 @@
 Each node dials four others at random and keeps a mesh of six. A message counts as delivered when it reached a node by
 gossip, at the first publication and within three seconds of the end of the run; its age is the time from before its
 publication to its reading by a subscriber. CPU is that of a node's whole process while it ran, heartbeats included,
-for each message that it got, so that a swarm that loses messages does not look cheap for it. The mends are the patches of p2p/hardening that only save time: the same swarm is started without them for comparison.
+for each message that it got, so that a swarm that loses messages does not look cheap for it. The mends are the patches
+of p2p/hardening that only save time: the same swarm is started without them for comparison.
 """
 
 from __future__ import annotations
