@@ -39,8 +39,20 @@ __all__ = ["MENDS", "PATCHES", "choose_by", "evict_dial_cache", "install", "inst
 
 # In this order: each wraps what those before it left.
 _MODULES = (
-    *(dialing, choosing, wires, inbound, frames, sending, straight, receiving),
-    *(guard, turns, notices, prefixed, records, intake),
+    dialing,
+    choosing,
+    wires,
+    inbound,
+    frames,
+    sending,
+    straight,
+    receiving,
+    guard,
+    turns,
+    notices,
+    prefixed,
+    records,
+    intake,
 )
 PATCHES: dict[str, Patch] = {patch.name: patch for module in _MODULES for patch in module.PATCHES}
 MENDS = frozenset(name for name, patch in PATCHES.items() if patch.speed)
