@@ -53,7 +53,9 @@ async def children(
     started = list[Child]()
     try:
         for command in commands:
-            process = await trio.lowlevel.open_process(list(command), stdin=PIPE, stdout=PIPE, cwd=cwd, env=env)
+            process = await trio.lowlevel.open_process(
+                list(command), stdin=PIPE, stdout=PIPE, cwd=cwd, env=env, start_new_session=True
+            )
             started.append(Child(process))
         yield started
     finally:

@@ -82,10 +82,6 @@ class Stage:
         """One more seller; what its READY line says."""
         return await self.start(name, [*program, *self._joined, *flags])
 
-    def log(self, name: str) -> str:
-        """What one of us said on stderr until now."""
-        return (self._folder / f"{name}.log").read_text(errors="replace")
-
     async def offered(self, sellers: int) -> ModelsOnOffer:
         """Wait until the gateway knows this many warm offers."""
         with trio.fail_after(READY_S):

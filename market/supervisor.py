@@ -187,8 +187,10 @@ class Supervisor:
         return Lifeline(line, beat_s=self._beat_s, first=first, port=port)
 
     def _tell_to_stop(self, listens: bool) -> None:
-        if not (listens and self._node is not None and self._node.say(STOP)):
+        if not listens:
             self._send(signal.SIGTERM)
+        elif self._node is not None:
+            self._node.say(STOP)  # one that does not hear it is ending: Ctrl-C reached it first
 
     def _send(self, number: int) -> None:
         if self._node is not None:

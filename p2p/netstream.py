@@ -21,6 +21,7 @@ from p2p.peer import PeerId
 from p2p.transport import Remote
 
 CLOSE_TIMEOUT = 5.0
+_REMOTE = "pasar_remote"  # the attribute of a connection that remembers where its far end is
 
 
 def library_id(peer: PeerId) -> ID:
@@ -56,6 +57,14 @@ def not_spoken(error: Exception) -> bool:
 def remote_of(stream: Any) -> Remote:
     """Where the far end of a stream's connection is, from the connection itself and not from what the peer claims."""
     connection = stream.muxed_conn
+    known: Remote | None = getattr(connection, _REMOTE, None)
+    if known is None:
+        known = _look_at(connection)
+        setattr(connection, _REMOTE, known)
+    return known
+
+
+def _look_at(connection: Any) -> Remote:
     try:
         relayed = any("p2p-circuit" in str(addr) for addr in connection.get_transport_addresses())
         address = connection.get_remote_address()

@@ -50,8 +50,21 @@ __all__ = [
 
 # In this order: each wraps what those before it left.
 _MODULES = (
-    *(dialing, choosing, wires, inbound, frames, sending, straight, receiving),
-    *(guard, turns, notices, prefixed, records, intake, gossiping),
+    dialing,
+    choosing,
+    wires,
+    inbound,
+    frames,
+    sending,
+    straight,
+    receiving,
+    guard,
+    turns,
+    notices,
+    prefixed,
+    records,
+    intake,
+    gossiping,
 )
 PATCHES: dict[str, Patch] = {patch.name: patch for module in _MODULES for patch in module.PATCHES}
 MENDS = frozenset(name for name, patch in PATCHES.items() if patch.speed)
