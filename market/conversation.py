@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, cast, get_args
 
 import structlog
@@ -213,6 +214,8 @@ class Conversation:
 
     async def _next(self) -> Event:
         wake_at = self.session.wake_at
+        with suppress(trio.WouldBlock):  # what happened before a deadline passed is dealt with before it
+            return self._events.receive_nowait()
         if wake_at is not None and wake_at <= now_ms():
             await trio.sleep(_NO_CHANGE_S)  # a tick that changed nothing must not turn into a spin
         with trio.move_on_at(math.inf if wake_at is None else wake_at / 1000):

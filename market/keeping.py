@@ -86,6 +86,8 @@ class Keeping:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for index, data in enumerate(files):
                 _write(self._folder / f"{name}.{index}", data)
+            for path in self._files(name)[len(files) :]:  # of a longer result that was put under this name before
+                path.unlink()
             _write(self._folder / f"{name}.note", note)
         except OSError as exc:
             self._drop(name)  # half of it only takes room
@@ -96,10 +98,13 @@ class Keeping:
         if note is None:
             return None
         try:
-            count = sum(1 for path in self._folder.glob(f"{name}.*") if path.suffix[1:].isdigit())
-            return note, [(self._folder / f"{name}.{index}").read_bytes() for index in range(count)]
+            return note, [path.read_bytes() for path in self._files(name)]
         except OSError:
             return None
+
+    def _files(self, name: str) -> list[Path]:
+        count = sum(1 for path in self._folder.glob(f"{name}.*") if path.suffix[1:].isdigit())
+        return [self._folder / f"{name}.{index}" for index in range(count)]
 
     def _note(self, name: str, kind: type[T]) -> T | None:
         try:

@@ -26,6 +26,7 @@ def test_without_a_name_they_are_listed(capsys: pytest.CaptureFixture[str]) -> N
         "auction",
         "churn",
         "gossip",
+        "herd",
         "join",
         "loads",
         "model",

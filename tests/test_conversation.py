@@ -12,6 +12,7 @@ from market.jobwire import Closure
 from market.parcels import Parcels
 from market.session import Selling
 from market.session.commands import Command, SendMessage
+from market.session.events import Restarted
 from p2p.errors import Unavailable
 from p2p.stream import MessageStream
 from p2p.transport import Remote
@@ -60,3 +61,34 @@ async def test_a_stream_that_breaks_under_a_write_ends_that_stream_and_nothing_e
             await trio.testing.wait_all_tasks_blocked()
             await talk._do(SendMessage(Closure(b"\1" * 32, 1, "DONE")))
             await trio.sleep_forever()
+
+
+class Late:
+    """A machine whose deadline is over; it notes the order of what it is told."""
+
+    award = None
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    @property
+    def wake_at(self) -> int | None:
+        return None if "Ticked" in self.told else -1
+
+    def handle(self, event: object, now: int) -> list[Command]:
+        self.told.append(type(event).__name__)
+        return []
+
+
+async def test_a_deadline_that_is_over_waits_for_what_happened_before() -> None:
+    """A restart past the deadline: closed by a tick first, it would close a second time when told of the restart."""
+    machine = Late()
+    talk = Conversation(machine, SELLER, Parcels(), nothing, unkept, buying=True)  # type: ignore[arg-type]
+    talk.post(Restarted())
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(talk.run)
+            while len(machine.told) < 2:  # noqa: ASYNC110  # the machine tells nobody
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert machine.told == ["Restarted", "Ticked"]

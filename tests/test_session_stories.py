@@ -484,6 +484,14 @@ def test_a_cancel_waits_for_its_cost_and_believes_it_up_to_the_reservation() -> 
     story >> wire.Closure(JOB, 1, wire.CANCELLED, 10**9) << [cmd.Debit(100), cmd.Close(wire.CANCELLED, 100, 100)]
 
 
+def test_what_a_cancel_costs_may_rest_on_credit_from_before() -> None:
+    """The seller has 60 of ours from another job, asks 40 more, and earns the whole reservation: so we book it too."""
+    story = Story(Buying.of(TO)) >> ev.Connected() >> ev.Awarded() >> wire.Acceptance(JOB, 1, 40, b"p")
+    story >> ev.PaymentReady(ZERO, b"zero") >> wire.TicketsVerdict(JOB, 1, ZERO, b"v0")
+    story >> ev.PaymentSettled(ZERO, b"v0", 40) >> wire.Start(JOB, 1) >> ev.CancelAsked()
+    story >> wire.Closure(JOB, 1, wire.CANCELLED, 100) << [cmd.Debit(100), cmd.Close(wire.CANCELLED, 100, 40)]
+
+
 def test_a_seal_that_crosses_the_cancel_is_paid_for() -> None:
     story = running() >> ev.CancelAsked() >> SEAL
     story.into(BuyingState.RECEIVING) >> ev.CancelAsked() << [cmd.RefuseCancel()]

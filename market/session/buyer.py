@@ -73,6 +73,12 @@ class Buyer(Machine[BuyingRecord]):
         return sum(line.committed for line in self.record.payments)
 
     @property
+    def _rested(self) -> int:
+        """What of the first cover rests on credit from before: the seller asked for so much less."""
+        due, lines = first_due(self.award.price, self.award.slices), self.record.payments
+        return due - lines[0].amount if lines else due
+
+    @property
     def _name(self) -> tuple[bytes, int]:
         return (self.award.job_id, self.award.attempt)
 

@@ -255,7 +255,7 @@ class Buying(Buyer):
 
     def _cost(self, said: Closure, now: int) -> list[Command]:
         """A cancel costs what the seller says, at most the reservation."""
-        cost = min(said.cost, reservation(self.award.price), self.committed - self.record.debited)
+        cost = min(said.cost, reservation(self.award.price), self.committed + self._rested - self.record.debited)
         self._set(debited=self.record.debited + max(0, cost))
         debit: list[Command] = [Debit(self.record.debited)] if cost > 0 else []
         return debit + self._end(self.record.code or CANCELLED, say=False)
