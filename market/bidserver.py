@@ -156,8 +156,7 @@ class BidServer:
 
     async def _tell(self, stream: MessageStream, run: JobRun, parcels: Parcels) -> None:
         """News as they come, then the outcome, then its files."""
-        await _gather(run, 0)
-        fresh, heard = run.since(0)
+        fresh, heard = run.since(0)  # at once: a client that has not heard it goes to another gateway when we die
         await stream.send(BidTaken(run.job_id, run.job.limit, not run.bid.limit, run.bid.deadline_ms), *fresh)
         while not run.over.is_set() or heard < run.told:
             while not run.over.is_set() and run.told == heard:
