@@ -23,7 +23,7 @@ demo: install
 	$(BIN)/python node.py demo
 
 test: install
-	$(BIN)/python -m pytest -m "not prove" -q
+	$(BIN)/python -m pytest -m "not prove" -q -n 2 --dist loadfile
 
 check: install
 	$(BIN)/python -m ruff format --check .

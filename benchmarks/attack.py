@@ -37,6 +37,7 @@ WARM_UP, JOBS = 60, 30
 DEADLINE_MS = 20_000
 UNDER_ATTACK_S = 2.0  # between two honest jobs while it lasts
 SLOW, GROWTH = 2.0, 1.05
+MEMORY = "memory of the node that grew most, after over before"
 NODES = ("bootstrap", "gateway", "seller")
 SHUT_OUT = re.compile(r"peer_shut_out.*?peer=(\S+)")
 HONEST_FAULTS = ("fault of the seller", "the gateway broke the rules")
@@ -206,7 +207,7 @@ def report(found: Found, seconds: float, say: Say) -> Report:
         "results": results,
         "goals": [
             goal("an honest job after the attack over before it, medians", slower, "<=", SLOW),
-            goal("memory of the node that grew most, after over before", growth, "<=", GROWTH),
+            goal(MEMORY, growth, "<=", GROWTH),
             goal("honest peers banned", len(found.banned), "<=", 0),
             goal("processes restarted", len(found.restarted), "<=", 0),
         ],

@@ -27,7 +27,7 @@ PROVE_MINUTES = 4
 FOUND_AT = {
     "a_quote_above_its_offer_accepted": 3,
     "a_closed_attempt_paid": 3,
-    "a_key_given_before_it_is_paid": 42,
+    "a_key_given_before_it_is_paid": 27,
     "a_deadline_forgotten": 6,
     "a_payment_signed_anew_after_a_restart": 22,
     "a_cancel_booked_for_less_than_it_cost": 18,
