@@ -30,6 +30,7 @@ class Aftermath:
     def __init__(self, basket: Basket, seller: PeerId, award: wire.Award, counted: Counted, pace: Pace) -> None:
         self._b, self._seller, self._award, self._counted, self._pace = basket, seller, award, counted, pace
         self._recipient = address_of(seller)
+        self._begun = now_ms()
         self._counting = trio.Lock()  # a fault of a stream and one of the machine may come together
 
     async def fault(self, code: str, proof: bytes) -> None:
@@ -71,7 +72,7 @@ class Aftermath:
         elif self._pace.stalled or end.code in (wire.LOST, wire.SILENT) or (accepted and end.code not in EXCUSED):
             # What a lost one was paid stays as credit with it, and never is the customer's. Its exposure falls; it is
             # not banned: it may be all there is, and back soon.
-            reputation.failed(seller, now)
+            reputation.failed(seller, now, awarded=self._begun)
 
     @property
     def _quote(self) -> Quote:

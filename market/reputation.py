@@ -1,7 +1,8 @@
 """Reputation: what one gateway measured of each seller itself. Never taken from claims, and it decays.
 
-Shares are in parts per million and start from a prior of 0.8 on five jobs. Faults ban, twice as long each time; so
-do failures in a row: a price near nothing would else win every auction, whatever becomes of the jobs.
+Shares are in parts per million and start from a prior of 0.8 on five jobs. Faults ban, twice as long each time.
+Failures in a row set a seller aside in the same way, from a shorter time on: a price near nothing would else win every
+auction, whatever becomes of the jobs, and an honest seller that was cut off is soon tried again.
 Pure: ``now`` is milliseconds of a steady clock; knows no offer and no price.
 """
 
@@ -27,7 +28,8 @@ UNREACHABLE_MS = 10_000  # at most until it is tried again: it may be back under
 HALF_LIFE_MS = 7 * 24 * 3600 * 1000
 BAN_MS = 10 * 60 * 1000
 MAX_BAN_MS = 24 * 3600 * 1000
-FAILURES_BAN = 3  # awards in a row that came to nothing, and nobody is asked again for as long as after a fault
+FAILURES_BAN = 3  # awards in a row that came to nothing, and the seller is set aside; each one more, twice as long
+SET_ASIDE_MS = 30_000
 MAX_SELLERS = 20_000
 MAX_MODELS_MEASURED = 64
 _SCALE = 1024  # decayed counts are kept in parts of a job
@@ -46,6 +48,7 @@ class Record:
     banned_until: int = 0
     refused_until: int = 0
     failed_in_row: int = 0
+    failed_at: int | None = None
     silences: int = 0
     contradicted: int = 0  # refusals in a row, whatever its Loads said
     speeds: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
@@ -94,14 +97,22 @@ class Reputation:
             if len(record.speeds) > MAX_MODELS_MEASURED:
                 record.speeds.popitem(last=False)
 
-    def failed(self, seller: PeerId, now: int) -> None:
-        """An award that came to nothing: not delivered, or past its time. Three in a row ban for ten minutes."""
+    def failed(self, seller: PeerId, now: int, *, awarded: int | None = None) -> None:
+        """An award that came to nothing: not delivered, or past its time. Three in a row set a seller aside.
+
+        For half a minute, and for twice as long with each further one, a day at most, until it delivers. What was
+        ``awarded`` before the last failure was known is not one more in the row: one stall of an honest seller, or of
+        the way to it, ends every award that is under way.
+        """
         record = self._touch(seller, now)
         record.jobs += _SCALE
         record.measured += 1
+        if awarded is not None and record.failed_at is not None and awarded < record.failed_at:
+            return
+        record.failed_at = now
         record.failed_in_row += 1
-        if record.failed_in_row % FAILURES_BAN == 0:
-            record.banned_until = max(record.banned_until, now + BAN_MS)
+        if (more := record.failed_in_row - FAILURES_BAN) >= 0:
+            record.banned_until = max(record.banned_until, now + min(MAX_BAN_MS, SET_ASIDE_MS << min(more, 16)))
 
     def fault(self, seller: PeerId, now: int, *, proof: bool = False) -> None:
         """A rule broken, which bans: ten minutes, doubled with each fault, a day at most, and at once with proof."""

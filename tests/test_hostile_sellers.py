@@ -20,7 +20,7 @@ from market import jobwire as wire
 from market.bidwire import JobNews, News
 from market.client import Client, Delivered
 from market.purchase import MAX_FAULTY_STREAMS
-from market.reputation import FAILURES_BAN, Reputation
+from market.reputation import FAILURES_BAN, MAX_BAN_MS, SET_ASIDE_MS, Reputation
 from market.sale import Sale
 from p2p.blobs import Chunk
 from p2p.codec import encode
@@ -358,8 +358,34 @@ def test_failures_in_a_row_ban_for_a_while() -> None:
         known.failed(seller, 0)
     assert not known.view(seller, 1).banned
     known.failed(seller, 0)
-    assert known.view(seller, 1).banned
-    assert not known.view(seller, 10 * 60 * 1000).banned
+    assert known.view(seller, SET_ASIDE_MS - 1).banned
+    assert not known.view(seller, SET_ASIDE_MS).banned
+
+
+def test_each_further_failure_sets_aside_for_twice_as_long() -> None:
+    known, seller, now = Reputation(), stranger(1), 0
+    for _ in range(FAILURES_BAN - 1):
+        known.failed(seller, now)
+    for times in range(20):
+        known.failed(seller, now)
+        ends = now + min(SET_ASIDE_MS << times, MAX_BAN_MS)
+        assert known.view(seller, ends - 1).banned
+        assert not known.view(seller, ends).banned
+        now = ends
+    known.delivered(seller, now)
+    known.failed(seller, now)
+    assert not known.view(seller, now).banned
+
+
+def test_what_was_under_way_at_a_failure_is_no_failure_in_the_row() -> None:
+    known, seller = Reputation(), stranger(1)
+    for _ in range(10):
+        known.failed(seller, 5000, awarded=4000)
+    assert not known.view(seller, 5000).banned
+    assert known.of(seller, 5000).measured == 10
+    known.failed(seller, 6000, awarded=5000)
+    known.failed(seller, 7000, awarded=6500)
+    assert known.view(seller, 7000).banned
 
 
 async def test_progress_beyond_any_job_and_endless_previews(tmp_path: Path) -> None:
