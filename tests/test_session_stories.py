@@ -11,6 +11,7 @@ from market import jobwire as wire
 from market.session import Buying, BuyingState, Selling, SellingState, payment_id
 from market.session import commands as cmd
 from market.session import events as ev
+from market.session.seller import PAY_MS
 from p2p.codec import encode
 from p2p.envelope import Signed, sign
 from p2p.errors import BadSignature, MalformedMessage
@@ -230,6 +231,17 @@ def test_a_newcomer_gives_key_and_receipt_with_the_seal_and_is_paid_after() -> N
 def test_a_gateway_that_closes_with_the_newcomers_key_in_its_hands_is_at_fault() -> None:
     story = sealed(first=True) >> wire.Closure(JOB, 1, wire.WRONG_KEY)
     story << [cmd.Fault(wire.UNPAID), cmd.Close(wire.UNPAID)]
+
+
+def test_a_gateway_that_closes_with_the_bytes_in_its_hands_and_time_to_pay_is_at_fault() -> None:
+    story = sealed() >> ev.BlobSent(CIPHER.blob)
+    story.at(60_000 - PAY_MS - 1) >> wire.Closure(JOB, 1, wire.DEADLINE)
+    story << [cmd.Fault(wire.UNPAID), cmd.Close(wire.UNPAID)]
+
+
+def test_a_seal_that_was_on_its_way_at_the_deadline_is_nobodys_fault() -> None:
+    story = sealed() >> ev.BlobSent(CIPHER.blob)
+    story.at(60_000 - 5) >> wire.Closure(JOB, 1, wire.DEADLINE) << [cmd.Close(wire.DEADLINE)]
 
 
 def test_a_streamed_result_is_covered_slice_by_slice() -> None:

@@ -53,7 +53,7 @@ from market.session.commands import (
 )
 from market.session.money import cancel_cost, first_due, payment_id, slice_total
 from market.session.records import SellingState as S
-from market.session.seller import Seller
+from market.session.seller import PAY_MS, Seller
 from market.session.table import Row, Table
 
 
@@ -258,10 +258,15 @@ class Selling(Seller):
         return [*stop, *debit, *self._say(Closure(*self._name, CANCELLED, cost)), *self._close(CANCELLED, now)]
 
     def _closed(self, said: Closure, now: int) -> list[Command]:
-        """The gateway closed the attempt; with seal and bytes in its hands that is a fault."""
+        """The gateway closed the attempt; with the key, or with the bytes and time to pay, in its hands a fault.
+
+        A seal that was on its way past the bid's deadline is nobody's fault, and worth nothing.
+        """
         r = self.record
         stop: list[Command] = [CancelWork()] if r.state is S.WORKING else []
-        taken = r.state is S.SEALED and (self._all_sent or r.receipt is not None) and r.fault is None
+        late = said.code == DEADLINE and now + PAY_MS >= self._deadline_at
+        had = r.receipt is not None or (self._all_sent and not late)
+        taken = r.state is S.SEALED and had and r.fault is None
         fault = self._fault(UNPAID) if taken else []
         code = CANCELLED if said.code == DONE else said.code  # nothing was delivered, whatever it says
         return [*stop, *fault, *self._close(UNPAID if taken else code, now)]
