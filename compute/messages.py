@@ -50,7 +50,7 @@ class Attach:
     channel: Channel
 
 
-@message("worker-ready", 1)
+@message("worker-ready", 2)
 @dataclass(frozen=True, slots=True)
 class Ready:
     """The worker's answer on the work channel: who it is and what it will run. Models may still be cold."""
@@ -60,7 +60,7 @@ class Ready:
     capability: Capability
 
 
-@message("worker-model-changed", 1)
+@message("worker-model-changed", 2)
 @dataclass(frozen=True, slots=True)
 class ModelChanged:
     """A model became warm or cold, or was measured again."""
@@ -77,7 +77,7 @@ class ModelFailed:
     hint: Annotated[str, Size(0, 512)]
 
 
-@message("worker-run", 1)
+@message("worker-run", 2)
 @dataclass(frozen=True, slots=True)
 class RunJob:
     """Run this, or go on with it: an id that the worker knows attaches to the same job."""
@@ -166,7 +166,7 @@ class LeafOpened:
     leaf: TraceLeaf
 
 
-@message("worker-replay-step", 1)
+@message("worker-replay-step", 2)
 @dataclass(frozen=True, slots=True)
 class ReplayStep:
     """Asks to re-run step ``index`` of ``spec`` from the latents ``before`` and to compare with ``after``."""
@@ -179,7 +179,7 @@ class ReplayStep:
     after: Annotated[bytes, Size(1, MAX_LEAF)]
 
 
-@message("worker-replay-start", 1)
+@message("worker-replay-start", 2)
 @dataclass(frozen=True, slots=True)
 class ReplayStart:
     """Asks whether ``noise`` is what the seed of ``spec`` gives."""
@@ -190,7 +190,7 @@ class ReplayStart:
     noise: Annotated[bytes, Size(1, MAX_LEAF)]
 
 
-@message("worker-replay-picture", 1)
+@message("worker-replay-picture", 2)
 @dataclass(frozen=True, slots=True)
 class ReplayPicture:
     """Asks how far the picture of ``latents`` is from ``picture`` (a file as delivered)."""

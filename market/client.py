@@ -111,7 +111,7 @@ def bid_for(wish: Wish, model: ModelOnOffer, pipeline: str, chance: Chance) -> B
     try:
         encode(bid)
     except ValueError as exc:  # beyond what any market serves
-        raise Misconfigured(str(exc).removeprefix("bid v1: ")) from exc
+        raise Misconfigured(str(exc).removeprefix("bid v2: ")) from exc
     return bid
 
 

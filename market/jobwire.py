@@ -84,7 +84,7 @@ class BlobHave:
 Haves = Annotated[tuple[BlobHave, ...], Size(0, MAX_ARTIFACTS + MAX_INPUTS)]
 
 
-@message("award", 1)
+@message("award", 2)
 @dataclass(frozen=True, slots=True)
 class Award:
     """The job goes to you, at your Quote: price, finish and late rate are the Quote's own.
