@@ -80,7 +80,9 @@ class NoopWorker:
         task_status.started()
         await trio.sleep_forever()
 
-    async def generate(self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None]) -> JobResult:
+    async def generate(
+        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], files: Sequence[bytes] = ()
+    ) -> JobResult:
         """A black picture after all steps."""
         unfit = self._capability.unfit(spec.shape)
         if unfit is not None:

@@ -103,7 +103,9 @@ def read_entry(
     factor = _vae_factor(configs.get("vae", {}))
     sample = configs.get("unet", {}).get("sample_size", 64)
     guess = _number(sample[0] if isinstance(sample, list) and sample else sample, "unet sample_size", 1, 4096) * factor
-    native = _number(own.get("native_side", max(MIN_SIDE, min(guess, MAX_DENOISED_SIDE))), "native_side", MIN_SIDE, MAX_DENOISED_SIDE)
+    native = _number(
+        own.get("native_side", max(MIN_SIDE, min(guess, MAX_DENOISED_SIDE))), "native_side", MIN_SIDE, MAX_DENOISED_SIDE
+    )
     most = _number(own.get("max_side", min(MAX_DENOISED_SIDE, STRETCH * native)), "max_side", native, MAX_DENOISED_SIDE)
     trained = _number(configs.get("scheduler", {}).get("num_train_timesteps", 1000), "num_train_timesteps", 1, 10**6)
     steps = _number(own.get("max_steps", min(trained, MAX_STEPS)), "max_steps", 1, min(trained, MAX_STEPS))

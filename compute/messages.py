@@ -12,7 +12,7 @@ from typing import Annotated
 
 from compute.capability import MAX_LOAD_MS, Capability, Dtype, ModelCapability
 from compute.digest import MAX_ARTIFACT, MAX_ARTIFACTS
-from compute.spec import MAX_STEPS, JobSpec
+from compute.spec import MAX_INPUTS, MAX_STEPS, JobSpec
 from compute.trace import MAX_LEAF, TraceLeaf
 from p2p.codec import Hash, JobId, Range, Size, message
 
@@ -84,6 +84,16 @@ class RunJob:
 
     job_id: JobId
     spec: JobSpec
+
+
+@message("worker-input", 1)
+@dataclass(frozen=True, slots=True)
+class InputPart:
+    """The next bytes of input ``index`` of a job that was just asked for; it waits until all of them are there."""
+
+    job_id: JobId
+    index: Annotated[int, Range(0, MAX_INPUTS - 1)]
+    data: Annotated[bytes, Size(1, PART)]
 
 
 @message("worker-cancel", 1)

@@ -33,7 +33,7 @@ MAX_STEPS = 4096
 MAX_GUIDANCE = 30_000  # thousandths
 MAX_SEED = 2**53 - 1  # what every JSON reader takes without rounding
 MAX_LENGTH = 24 * 3600 * 1000  # frames of a clip, or milliseconds of sound
-MAX_INPUTS = 4
+MAX_INPUTS = 8
 MAX_INPUT = 48 * 2**20  # bytes of all inputs of a job: a node holds them in memory
 MAX_OPTIONS = 32
 

@@ -37,6 +37,7 @@ class _Pending:
 
     spec: JobSpec
     put: trio.MemorySendChannel[Any]
+    files: tuple[bytes, ...] = ()
     begun: bool = False
     deaths: int = 0
     done: m.JobDone | None = None
@@ -91,7 +92,9 @@ class Worker:
         finally:
             self._lose("the node ends", False)
 
-    async def generate(self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None]) -> JobResult:
+    async def generate(
+        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], files: Sequence[bytes] = ()
+    ) -> JobResult:
         """Run one job, or attach to it when the worker has it from before. See ``Machine.generate``."""
         unfit = self._capability.unfit(spec.shape)
         if unfit is not None:
@@ -101,10 +104,10 @@ class Worker:
         if len(self._pending) >= MAX_PENDING:
             raise Refused("BUSY", "the queue is full", have=MAX_PENDING, need=MAX_PENDING + 1)
         put, events = trio.open_memory_channel[Any](MAX_EVENTS)
-        self._pending[job_id] = _Pending(spec, put)
+        self._pending[job_id] = pending = _Pending(spec, put, tuple(files))
         finished = False
         try:
-            self._say(m.RunJob(job_id, spec))  # when there is no worker now, it is told when it is up
+            self._submit(job_id, pending)  # when there is no worker now, it is told when it is up
             async for event in events:
                 if isinstance(event, Step):
                     on_step(event)
@@ -178,7 +181,14 @@ class Worker:
         """A connection is up: the worker may know all of these jobs, some, or none."""
         for job_id, pending in self._pending.items():
             pending.done, pending.parts = None, []
-            self._say(m.RunJob(job_id, pending.spec))
+            self._submit(job_id, pending)
+
+    def _submit(self, job_id: bytes, pending: _Pending) -> None:
+        """Ask for a job, its inputs right behind: one that the worker knows already passes them over."""
+        self._say(m.RunJob(job_id, pending.spec))
+        for index, data in enumerate(pending.files):
+            for at in range(0, len(data), m.PART):
+                self._say(m.InputPart(job_id, index, data[at : at + m.PART]))
 
     def _lose(self, reason: str, answered: bool) -> None:
         """The worker ended, and with it the job that it ran. What only waited goes to the next, but not for ever."""

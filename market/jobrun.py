@@ -27,6 +27,7 @@ from market.bidwire import BidCancelled, JobDone, JobFailed, JobNews, News
 from market.conversation import now_ms
 from market.counter import Counter
 from market.job import Job
+from market.jobinputs import JobInputs
 from market.jobstore import TakenBid
 from market.keeping import name_of
 from market.outcome import Clock, Outcome, done, ended, tried
@@ -76,6 +77,7 @@ class JobRun:
         self._purchases: list[Purchase] = []
         self._cancelled, self._on_disk = trio.Event(), trio.Event()
         self._patient = False
+        self.inputs = JobInputs(counter.inputs, name_of(job_id), bid.spec)
         self.log = log.bind(job=job_id.hex()[:16])
 
     @classmethod
@@ -139,6 +141,9 @@ class JobRun:
         """Go on after a restart: first what was under way, then as ever. The book may still be empty."""
         self._purchases += purchases
         self._patient = True
+        await self.inputs.restore()
+        for purchase in purchases:
+            self.inputs.offer_to(purchase.parcels)
         self._on_disk.set()
         for purchase in purchases:
             await purchase.over.wait()
@@ -173,8 +178,8 @@ class JobRun:
                 return await self._given_back(BidCancelled(self.job_id, 0))
             if now_ms() >= self._deadline:
                 return await self._nobody()
-            outcome = await self._once(matched)
-            if outcome is not None:
+            here = await self.inputs.arrive(self._deadline / 1000, self._cancelled)
+            if here and (outcome := await self._once(matched)) is not None:
                 return outcome
             matched = self._match()
 
@@ -228,6 +233,7 @@ class JobRun:
         await self._keep()  # handed in before the session's own record, without which no award leaves
         award = self._c.award(self.job, self.bid, award_to, self._deadline)
         purchase = Purchase(self._c.basket, award_to.seller, Buying.of(award), self.tell)
+        self.inputs.offer_to(purchase.parcels)
         self._purchases.append(purchase)
         await self._c.start(purchase)
         purchase.begin()
@@ -352,6 +358,7 @@ class JobRun:
         """Everything about the outcome is on disk: tell it, and let go of what led to it."""
         self._finish(outcome)
         await self._c.jobs.drop(self.job_id)
+        await self.inputs.drop()
         for purchase in self._purchases:
             purchase.taken.set()
         self._purchases.clear()  # and the bytes they hold

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from compute.spec import JobSpec
+from compute.spec import MAX_INPUTS, JobSpec
 from ledger.money import Amount, Settlement
 from p2p.codec import U32, Hash, JobId, Name, Range, Size, message
 from p2p.envelope import Signed, open_from
@@ -20,7 +20,6 @@ from p2p.peer import PeerId
 MAX_ATTEMPT = 255
 MAX_SLICES = 16
 MAX_ARTIFACTS = 16
-MAX_INPUTS = 8
 MAX_ARTIFACT = 2**31
 MAX_PREVIEW = 64 * 1024
 MAX_DURATION_MS = 24 * 3600 * 1000

@@ -14,6 +14,7 @@ import trio
 from compute.spec import JobShape
 from ledger.money import Settlement
 from market.hello import Greeter
+from market.jobinputs import refs_of
 from market.jobwire import BAD_INPUT, BUSY, OTHER_BODY, Award
 from market.offer import Offer
 from market.protocol import CONTROL
@@ -75,8 +76,10 @@ class QuoteDesk:
         hold = self._quoting.find(quote.rfq, gateway, _now_ms())
         if hold is None or hold.quote != quote:
             return BUSY, "no open quote of ours"
-        if award.slices or award.inputs:
-            return BAD_INPUT, "nothing on offer here takes inputs or is paid in slices"
+        if award.slices:
+            return BAD_INPUT, "nothing on offer here is paid in slices"
+        if award.inputs != refs_of(award.spec):
+            return OTHER_BODY, "the inputs differ from those of the job"
         agreed = (quote.price, quote.finish_by_ms, quote.late_rate, quote.settlement, hold.shape)
         asked = (award.price, award.finish_by_ms, award.late_rate, award.settlement, award.spec.shape)
         if agreed != asked:

@@ -183,6 +183,7 @@ async def run_gateway(life: Life) -> None:
         books=books,
         customers=CustomerBooks(purse.journal),
         results=Keeping(instance.path / "results"),
+        inputs=Keeping(instance.path / "inputs"),
         settlement=purse.chain.settlement,
         reach=base.overlay.reach,
         small_job=SMALL_JOB_DEVELOPMENT if development else SMALL_JOB,

@@ -33,7 +33,7 @@ SHELL = {  # whatever touches the world, or another shell
     "transaction_rows transactor txstore wallet",
     "market": "aftermath auctioneer basket bidding bidserver bookfeed bookserver client commands config console "
     "controls conversation counter demo demo_client demo_show demo_stage forked gateway handover hello http "
-    "instance jobrun jobstore keeping lifeline lightclient loaddesk loadfeed localdoor looking offering "
+    "instance jobinputs jobrun jobstore keeping lifeline lightclient loaddesk loadfeed localdoor looking offering "
     "orchestrator outcome overlay parcels progress proofkeeper purchase quotedesk readystreams rolekit roles sale "
     "servicenotice sessionstore supervisor wallet_commands walletdoor whereabouts",
 }

@@ -106,7 +106,9 @@ def spec(**changes: Any) -> JobSpec:
     return replace(plain, **changes)
 
 
-def spec_on_files(*, sizes: tuple[int, ...] = (5, 6), options: tuple[tuple[str, str], ...] = (("motion", "left"),)) -> JobSpec:
+def spec_on_files(
+    *, sizes: tuple[int, ...] = (5, 6), options: tuple[tuple[str, str], ...] = (("motion", "left"),)
+) -> JobSpec:
     """A job on inputs, with options."""
     inputs = tuple(Input("image/png", size, bytes([number + 1]) * 32) for number, size in enumerate(sizes))
     asked = tuple(Option(name, value) for name, value in options)
