@@ -242,6 +242,8 @@ class Conversation:
                 self._expect_inputs()
             if not isinstance(command.message, Progress) or self._worth_telling(command.message):
                 self._put(command.message)
+            if command.ahead:
+                await self._let_out()
         elif isinstance(command, SendBlob):
             self._put(command)
         else:
@@ -263,6 +265,11 @@ class Conversation:
         except trio.WouldBlock:  # a peer that does not read what it asked for
             if self._stream_nursery is not None:
                 self._stream_nursery.cancel_scope.cancel()
+
+    async def _let_out(self) -> None:
+        """What was queued is on its way before anything else is worked on: in two turns whoever writes has had one."""
+        for _ in range(2):
+            await trio.lowlevel.checkpoint()
 
     async def _write(self, stream: MessageStream, letters: trio.MemoryReceiveChannel[Letter]) -> None:
         """Say what was queued; blobs go out beside it, so that a large one holds up no message."""
