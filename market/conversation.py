@@ -312,7 +312,10 @@ class Conversation:
             log.debug("passed over", reason=str(exc))
             return
         self._expect(named)  # before the machine has seen it: its bytes may be right behind
-        await self._room.acquire()
+        try:
+            self._room.acquire_nowait()  # no turn of the loop for it where there is room
+        except trio.WouldBlock:
+            await self._room.acquire()
         self.post(said)
 
     def _expect(self, named: tuple[BlobRef, ...]) -> None:

@@ -25,7 +25,7 @@ PURE = {
 }
 SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections dialback discovery gossip hardening heartbeat host identity "
-    "inbox kadstore keeper knock limits loglimit mdns memory netstream pipe presence stream transfer",
+    "inbox kadstore keeper knock limits loglimit mdns memory netstream pipe presence quicklock stream transfer",
     "compute": "device hardware link modelfolder offline opendevice otherprocess pipeline pipelines tracestore "
     "training work worker workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
