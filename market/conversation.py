@@ -221,7 +221,9 @@ class Conversation:
             return self._events.receive_nowait()
         if wake_at is not None and wake_at <= now_ms():
             await trio.sleep(_NO_CHANGE_S)  # a tick that changed nothing must not turn into a spin
-        with trio.move_on_at(math.inf if wake_at is None else wake_at / 1000):
+        if wake_at is None:
+            return await self._events.receive()
+        with trio.move_on_at(wake_at / 1000):
             return await self._events.receive()
         return Ticked()
 

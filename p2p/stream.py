@@ -67,7 +67,9 @@ class MessageStream:
         Raises MalformedMessage, and Unavailable when the stream breaks, ends inside a frame, stays silent for
         ``timeout`` seconds or carries only messages of kinds unknown here.
         """
-        with trio.move_on_after(float("inf") if timeout is None else timeout):
+        if timeout is None:
+            return await self._receive()
+        with trio.move_on_after(timeout):
             return await self._receive()
         raise Unavailable(f"silent for {timeout} s")
 
