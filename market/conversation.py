@@ -221,7 +221,9 @@ class Conversation:
             return self._events.receive_nowait()
         if wake_at is not None and wake_at <= now_ms():
             await trio.sleep(_NO_CHANGE_S)  # a tick that changed nothing must not turn into a spin
-        with trio.move_on_at(math.inf if wake_at is None else wake_at / 1000):
+        if wake_at is None:
+            return await self._events.receive()
+        with trio.move_on_at(wake_at / 1000):
             return await self._events.receive()
         return Ticked()
 
@@ -242,6 +244,8 @@ class Conversation:
                 self._expect_inputs()
             if not isinstance(command.message, Progress) or self._worth_telling(command.message):
                 self._put(command.message)
+            if command.ahead:
+                await self._let_out()
         elif isinstance(command, SendBlob):
             self._put(command)
         else:
@@ -263,6 +267,11 @@ class Conversation:
         except trio.WouldBlock:  # a peer that does not read what it asked for
             if self._stream_nursery is not None:
                 self._stream_nursery.cancel_scope.cancel()
+
+    async def _let_out(self) -> None:
+        """What was queued is on its way before anything else is worked on: in two turns whoever writes has had one."""
+        for _ in range(2):
+            await trio.lowlevel.checkpoint()
 
     async def _write(self, stream: MessageStream, letters: trio.MemoryReceiveChannel[Letter]) -> None:
         """Say what was queued; blobs go out beside it, so that a large one holds up no message."""
@@ -305,7 +314,10 @@ class Conversation:
             log.debug("passed over", reason=str(exc))
             return
         self._expect(named)  # before the machine has seen it: its bytes may be right behind
-        await self._room.acquire()
+        try:
+            self._room.acquire_nowait()  # no turn of the loop for it where there is room
+        except trio.WouldBlock:
+            await self._room.acquire()
         self.post(said)
 
     def _expect(self, named: tuple[BlobRef, ...]) -> None:

@@ -328,6 +328,7 @@ class Gateway:
 
     async def _go_on(self, run: JobRun, purchases: list[Purchase]) -> None:
         for purchase in purchases:
+            run.inputs.offer_to(purchase.parcels)
             await self._start(purchase)
             purchase.talk.post(events.Restarted())
         if self._nursery is not None:

@@ -24,6 +24,7 @@ from market.auction import Auction, AwardTo, Buyer
 from market.basket import BROKEN, Bought
 from market.bid import Bid
 from market.bidwire import BidCancelled, JobDone, JobFailed, JobNews, News
+from market.bulletin import Bulletin
 from market.conversation import now_ms
 from market.counter import Counter
 from market.job import Job
@@ -46,13 +47,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 REST_S = 0.3
-MAX_NEWS = 512  # kept for a client that comes back; steps beyond it are dropped, oldest first
-NEWS_AFTER = 32  # of them once the job is over, and its outcome says the rest
 AT_ONCE = 4  # resting bids that try at the same time, the best paid first
 
 
 class JobRun:
-    """``outcome`` is set once, with ``over``; ``news`` grows until then."""
+    """``outcome`` is set once, with ``over``; the ``bulletin`` grows until then."""
 
     def __init__(
         self,
@@ -67,15 +66,13 @@ class JobRun:
     ) -> None:
         self._c, self.job_id, self.client, self.bid, self._free = counter, job_id, client, bid, free
         self.job = job or Job(job_id, digest_of(bid), bid.limit)
-        self.news: list[JobNews] = []
-        self.told = 0  # how many news there ever were
+        self.bulletin = Bulletin()
         self.outcome: Outcome | None = None
         self.over = trio.Event()
-        self._changed = trio.Event()
         self._clock = Clock(now_ms() - age_ms)
         self._deadline = self._clock.arrived + bid.deadline_ms
         self._purchases: list[Purchase] = []
-        self._cancelled, self._on_disk = trio.Event(), trio.Event()
+        self._cancelled, self._reserved, self._on_disk = trio.Event(), trio.Event(), trio.Event()
         self._patient = False
         self.inputs = JobInputs(counter.inputs, name_of(job_id), bid.spec)
         self.log = log.bind(job=job_id.hex()[:16])
@@ -96,15 +93,6 @@ class JobRun:
         return partial(self._c.results.read, name_of(self.job_id), index)
 
     # -- what the client's stream asks -------------------------------------------------------------------------------
-
-    def since(self, heard: int) -> tuple[list[JobNews], int]:
-        """News after the first ``heard`` ones, as far as they are kept, and how many there are now."""
-        dropped = self.told - len(self.news)
-        return self.news[max(0, heard - dropped) :], self.told
-
-    async def changed(self) -> None:
-        """Wait for the next news or the outcome."""
-        await self._changed.wait()
 
     def cancel(self) -> None:
         """The client wants it no more; what that costs is in the outcome."""
@@ -128,8 +116,11 @@ class JobRun:
             await self._conclude(await self._until_done(matched))
 
     async def _take(self, whole: trio.CancelScope, task_status: TaskStatus[None]) -> None:
-        """Take the bid in. Sellers are asked meanwhile; no award leaves before it is on disk."""
-        refusal = await self._reserve()
+        """Take the bid in, on the disk with its first award where that comes soon; sellers are asked meanwhile."""
+        try:
+            refusal = await self._reserve()
+        except Refused as exc:
+            refusal = simple(Code.NO_CREDIT, exc.hint, limit_wei=self.job.limit)
         if refusal is not None:
             self._finish(refusal)
             whole.cancel()
@@ -142,8 +133,7 @@ class JobRun:
         self._purchases += purchases
         self._patient = True
         await self.inputs.restore()
-        for purchase in purchases:
-            self.inputs.offer_to(purchase.parcels)
+        self._reserved.set()
         self._on_disk.set()
         for purchase in purchases:
             await purchase.over.wait()
@@ -158,16 +148,15 @@ class JobRun:
             await self._conclude(outcome or await self._until_done(self._match()))
 
     async def _reserve(self) -> Refusal | None:
-        """Set the customer's money aside, and put the bid on disk with it."""
-        try:
-            row = self._c.jobs.row(self.job, self.client, self.bid, self._free)
-            money = await self._c.customers.reserve(
-                self.job_id, peer_text(self.client), self.job.limit, free=self._free, also=row
-            )
-        except Refused as exc:
-            return simple(Code.NO_CREDIT, exc.hint, limit_wei=self.job.limit)
-        if money.state != "reserved":
+        """Set the customer's money aside, and put the bid on disk with it. Raises Refused without that money."""
+        row = self._c.jobs.row(self.job, self.client, self.bid, self._free)
+        begun = await self._c.customers.begin_reserve(
+            self.job_id, peer_text(self.client), self.job.limit, free=self._free, also=row
+        )
+        if (await begun.applied()).state != "reserved":
             return simple(Code.CONFLICT, "this very bid was over before; bid anew", limit_wei=self.job.limit)
+        self._reserved.set()  # an award is written after it, and leaves when both are on disk
+        await begun.kept()
         return None
 
     async def _until_done(self, matched: Matched) -> Outcome:
@@ -222,7 +211,7 @@ class JobRun:
 
     async def _give(self, award_to: AwardTo) -> bool:
         """Award the job; whether the seller took it."""
-        await self._on_disk.wait()
+        await self._reserved.wait()
         if self._cancelled.is_set():
             return False
         try:
@@ -366,9 +355,8 @@ class JobRun:
     def _finish(self, outcome: Outcome) -> None:
         self.outcome = outcome
         self.log.info("job over", outcome=type(outcome).__name__, attempts=len(self.job.attempts))
-        del self.news[:-NEWS_AFTER]
         self.over.set()
-        self._wake()
+        self.bulletin.end()
 
     # -- small things ------------------------------------------------------------------------------------------------
 
@@ -396,12 +384,4 @@ class JobRun:
         self.tell(JobNews(self.job_id, News.QUOTED, seller, wei=price))
 
     def tell(self, news: JobNews) -> None:
-        self.news.append(news)
-        self.told += 1
-        if len(self.news) > MAX_NEWS:
-            del self.news[0]
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        self.bulletin.tell(news)

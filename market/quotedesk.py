@@ -20,6 +20,7 @@ from market.offer import Offer
 from market.protocol import CONTROL
 from market.quote import RFQ, Decline, Places, Quote, QuoteRefusal, Quoting, Release
 from p2p.admission import RateLimit
+from p2p.codec import decode_as
 from p2p.envelope import Signer, open_from, sign
 from p2p.errors import PasarError, PeerFault, Refused, UnknownMessage
 from p2p.peer import Address, PeerId, address_of, peer_text
@@ -70,10 +71,13 @@ class QuoteDesk:
         if self.draining:
             return BUSY, "this orchestrator is about to stop"
         try:
-            quote = open_from(award.quote, Quote, self._signer.peer)
+            quote = decode_as(Quote, award.quote.payload)
         except UnknownMessage:
             return BUSY, "a quote of a version that is not spoken here"
         hold = self._quoting.find(quote.rfq, gateway, _now_ms())
+        # Ours is signed the same each time, which is sooner seen by signing it again than by asking who signed this.
+        if hold is None or sign(hold.quote, self._signer) != award.quote:
+            open_from(award.quote, Quote, self._signer.peer)
         if hold is None or hold.quote != quote:
             return BUSY, "no open quote of ours"
         if award.slices:
@@ -94,7 +98,7 @@ class QuoteDesk:
         refused = self.check(award, gateway)
         if refused[0]:
             return refused
-        rfq = open_from(award.quote, Quote, self._signer.peer).rfq
+        rfq = decode_as(Quote, award.quote.payload).rfq
         if self._quoting.award(rfq, gateway, self._places(award.spec.shape).free, _now_ms()) is None:
             return BUSY, "the quote is over and no place is left"
         return "", ""

@@ -209,13 +209,11 @@ class Sale:
         return encode(await self._shop.books.params_for(self.sender, price, certain=self._certain()))
 
     async def _first_params(self, price: int) -> bytes:
-        """``_params`` for an acceptance, on disk with the record of it."""
+        """``_params`` for an acceptance, on disk with the record of it, which is handed in later."""
         if not price:
             return b""
         begun = await self._shop.books.begin_params(self.sender, price, certain=self._certain())
-        params = await begun.applied()
-        self.talk.await_disk(begun)
-        return encode(params)
+        return encode(await begun.applied())
 
     async def _params_if_any(self) -> bytes:
         """Fresh TicketParams, or none: the gateway asks again when it has none that serve."""

@@ -41,7 +41,10 @@ class Story:
 
     def __rshift__(self, event: Any) -> Self:
         out = self.machine.handle(event, self.now)
-        assert bool(out and isinstance(out[0], cmd.Journal)) == any(c.journal_first for c in out)
+        self.early = [c for c in out if getattr(c, "ahead", False)]
+        place = len(self.early)
+        assert out[:place] == self.early
+        assert any(isinstance(c, cmd.Journal) for c in out[place : place + 1]) == any(c.journal_first for c in out)
         self._out = [c for c in out if not isinstance(c, cmd.Journal)]
         return self
 
@@ -56,6 +59,25 @@ class Story:
 
 def told(message: Any) -> cmd.SendMessage:
     return SEND(message, journal_first=True)
+
+
+def told_at_once(message: Any) -> cmd.SendMessage:
+    """Before the record of it."""
+    return SEND(message, journal_first=True, ahead=True)
+
+
+def test_a_seller_that_died_right_after_its_acceptance_has_lost_a_job_and_no_money() -> None:
+    to = replace(TO, reservation=b"zero")
+    before = Story(Selling()) >> ev.Connected() >> to >> ev.AwardJudged(params=b"p")
+    assert before.early == [told_at_once(wire.Acceptance(JOB, 1, 100, b"p"))]
+    gateway = Story(Buying.of(TO)) >> ev.Connected() >> ev.Awarded(b"cached") >> ev.PaymentReady(ZERO, b"zero")
+    gateway >> wire.Acceptance(JOB, 1, 100, b"p") << []  # nothing is paid on the strength of it
+    gateway >> ev.Disconnected()
+    gateway >> ev.Connected() << [SEND(wire.Resume(JOB, 1)), told(wire.Tickets(JOB, 1, ZERO, b"zero"))]
+    seller = Story(Selling()) >> ev.Connected()  # the record did not reach the disk
+    seller >> wire.Resume(JOB, 1) << [SEND(wire.Closure(JOB, 1, wire.UNKNOWN))]
+    gateway >> wire.Closure(JOB, 1, wire.UNKNOWN) << [cmd.Close(wire.UNKNOWN, 0, 0)]
+    assert gateway.machine.paid == 0
 
 
 # -- the seller ------------------------------------------------------------------------------------------------------
@@ -116,7 +138,7 @@ def test_a_reservation_that_comes_with_the_award_saves_a_round() -> None:
         story
         >> ev.AwardJudged(params=b"p")
         << [
-            told(wire.Acceptance(JOB, 1, 100, b"p")),
+            told_at_once(wire.Acceptance(JOB, 1, 100, b"p")),
             cmd.CreditPayment(ZERO, b"zero"),
         ]
     )
@@ -124,7 +146,7 @@ def test_a_reservation_that_comes_with_the_award_saves_a_round() -> None:
 
 def test_credit_that_is_left_over_counts_as_the_reservation() -> None:
     story = Story(Selling()) >> ev.Connected() >> TO >> ev.AwardJudged(params=b"p", cover=100)
-    story << [told(wire.Acceptance(JOB, 1, 0, b"p")), SEND(wire.Start(JOB, 1)), cmd.StartWork(TO, 0)]
+    story << [told_at_once(wire.Acceptance(JOB, 1, 0, b"p")), SEND(wire.Start(JOB, 1)), cmd.StartWork(TO, 0)]
     assert story.machine.held == 100
 
 

@@ -72,14 +72,16 @@ class Selling(Seller):
         return self._say(Closure(said.job_id, said.attempt, UNKNOWN))
 
     def _answer_award(self, judged: ev.AwardJudged, now: int) -> list[Command]:
-        """Refuse with what is needed, or accept, ask for cover and credit what came along."""
+        """Refuse with what is needed, or accept, at once where no cover is asked for, and credit what came along."""
         if judged.code:
             said = JobRefusal(*self._name, judged.code, judged.have, judged.need, judged.hint, judged.params)
             self._set(refusal=said)
             return [*self._say(said), *self._close(judged.code, now, hint=judged.hint)]
         due = first_due(self.award.price, self.award.slices)
         self._set(state=S.COVERING, due=due, cover=judged.cover, params=judged.params, first=judged.first, asked_at=now)
-        return [*self._say(self._acceptance(), journal_first=True), *self._credit_reservation(), *self._start()]
+        covered = bool(self.award.reservation) or due <= self.spare  # so that nothing is paid on the strength of it
+        accepted = self._say(self._acceptance(), journal_first=True, ahead=covered)
+        return [*accepted, *self._credit_reservation(), *self._start()]
 
     def _repeat(self, award: Award, now: int) -> list[Command]:
         """The same body gets the same answer; another body under the same name is refused."""
