@@ -14,6 +14,7 @@ from benchmarks.noop_worker import NoopWorker
 from compute.capability import Capability
 from compute.spec import MAX_INPUT, Input, JobSpec
 from compute.work import JobResult, Step
+from market import gateway as gateway_module
 from market.bid import Bid
 from market.bidwire import BidTaken
 from market.client import Delivered
@@ -21,10 +22,13 @@ from market.jobinputs import JobInputs, refs_of
 from market.jobwire import blob_id
 from market.keeping import Keeping, name_of
 from market.parcels import Parcels
+from market.protocol import BID
 from market.refusal import Code, Refusal
 from p2p.blobs import CHUNK, Chunk
+from p2p.codec import encode
 from p2p.errors import MalformedMessage, Misconfigured, Unavailable
-from tests.support.market_values import spec
+from p2p.stream import JOB_FRAME, MessageStream
+from tests.support.market_values import spec, spec_on_files
 from tests.support.marketplace import marketplace
 
 FILES = (b"first" * 500_000, b"second")
@@ -128,6 +132,30 @@ async def test_files_that_the_bid_does_not_name_are_nobodys_inputs(tmp_path: Pat
             bid = on_files(await market.bid(client, gateway.key.peer), FILES)
             with pytest.raises(Misconfigured):
                 await client.bid(gateway.key.peer, bid, lambda news: None, files=FILES[:1])
+
+
+async def test_a_gateway_holds_so_much_input_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_module, "MAX_INPUT_BYTES", 2 * sum(map(len, FILES)) - 1)
+    with trio.fail_after(30):
+        async with marketplace(tmp_path) as market, trio.open_nursery() as nursery:
+            gateway = await market.gateway(1)
+            await market.orchestrator(2, price=2_000_000, machine=Reader())
+            client, seat = await market.client(3)
+            slow, late = [on_files(await market.bid(client, gateway.key.peer), FILES) for _ in range(2)]
+            stream = MessageStream(await seat.open(gateway.key.peer, BID), JOB_FRAME)
+            await market.greeter("client").say(stream, slow)  # and sends nothing
+            await market.greeter("client").hear(stream)
+            assert isinstance(await stream.receive(), BidTaken)
+            got = await client.bid(gateway.key.peer, late, lambda news: None, files=FILES)
+            assert isinstance(got, Refusal)
+            assert got.code is Code.BUSY
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("sizes", [(MAX_INPUT + 1,), (MAX_INPUT, 1)])
+def test_a_spec_names_no_more_input_than_a_node_holds(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        encode(spec_on_files(sizes=sizes))
 
 
 async def test_wrong_bytes_and_blobs_that_nobody_waits_for(tmp_path: Path) -> None:
