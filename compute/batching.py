@@ -22,7 +22,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 Group = Hashable
+MAX_OPEN = 16  # jobs with a place on a device
 SIZES = (1, 2, 4, 8)  # that are measured when a model is loaded
+MOST_GAIN = 100 * SIZES[-1]
 LEAST_GAIN = 110  # percent: a larger batch must do a tenth more than the one before it
 
 
@@ -59,6 +61,11 @@ class Batching:
         self._places[job_id] = _Place(group, due, self._joins)
         if group not in self._kinds:
             self._kinds[group] = _Kind(max(1, limit), max(1, cost))
+
+    def expect(self, job_id: bytes, due: int) -> None:
+        """An open job is due then. An unknown one changes nothing."""
+        if job_id in self._places:
+            self._places[job_id].due = due
 
     def leave(self, job_id: bytes) -> None:
         """A job is done or given up. An unknown one changes nothing."""
@@ -112,7 +119,7 @@ def gains_of(rates: Iterable[float]) -> tuple[int, ...]:
     first = 0.0
     for rate in rates:
         first = first or rate
-        gain = int(rate * 100 / first)
+        gain = min(MOST_GAIN, int(100 * (rate / first)))
         if gains and gain * 100 < gains[-1] * LEAST_GAIN:
             break
         gains.append(gain)

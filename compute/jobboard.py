@@ -96,6 +96,12 @@ class JobBoard(Generic[Outcome]):
         self._queue.append(job_id)
         return fresh
 
+    def expect(self, job_id: bytes, due: int) -> None:
+        """Somebody says when a job should be done. Of an unknown one it means nothing, of an ended one neither."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.due = due
+
     def take(self) -> BoardJob[Outcome] | None:
         """The next job in order of arrival, now RUNNING; None when nothing waits."""
         while self._queue:

@@ -4,14 +4,17 @@ A sampler holds the numbers of one schedule of so many steps and has no memory: 
 index, so that a batch may hold samples at different steps, and anybody can run one step again. The operations and
 their order are those of diffusers' schedulers of the same names, so that the results are equal to the last bit.
 
-Pure: latents are opaque, only arithmetic is asked of them. Where the numbers come from is ``compute/schedule.py``.
+Pure: latents and the numbers of the schedule are opaque, only arithmetic is asked of them. Where the numbers come from
+is ``compute/schedule.py``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+
+Number: TypeAlias = Any  # what diffusers has it as: in half precision a plain float would round otherwise
 
 
 class Prediction(StrEnum):
@@ -28,7 +31,7 @@ class Sampler(Protocol):
     def timesteps(self) -> tuple[float, ...]: ...
 
     @property
-    def first_scale(self) -> float:
+    def first_scale(self) -> Number:
         """How large the first noise is."""
         ...
 
@@ -47,11 +50,11 @@ class Ddim:
 
     prediction: Prediction
     timesteps: tuple[float, ...]
-    signal: tuple[float, ...]
-    noise: tuple[float, ...]
-    next_signal: tuple[float, ...]
-    next_noise: tuple[float, ...]
-    first_scale: float = 1.0
+    signal: tuple[Number, ...]
+    noise: tuple[Number, ...]
+    next_signal: tuple[Number, ...]
+    next_noise: tuple[Number, ...]
+    first_scale: Number = 1.0
 
     def shown(self, latents: Any, index: int) -> Any:
         """The latents as they are."""
@@ -80,12 +83,12 @@ class Euler:
 
     prediction: Prediction
     timesteps: tuple[float, ...]
-    sigmas: tuple[float, ...]
-    shrink: tuple[float, ...]
-    tilt: tuple[float, ...]
-    spread: tuple[float, ...]
-    step: tuple[float, ...]
-    first_scale: float
+    sigmas: tuple[Number, ...]
+    shrink: tuple[Number, ...]
+    tilt: tuple[Number, ...]
+    spread: tuple[Number, ...]
+    step: tuple[Number, ...]
+    first_scale: Number
 
     def shown(self, latents: Any, index: int) -> Any:
         """The latents at the size that the model was trained on."""
@@ -107,8 +110,8 @@ class FlowEuler:
     """Euler steps of flow matching: the model tells the velocity itself."""
 
     timesteps: tuple[float, ...]
-    step: tuple[float, ...]
-    first_scale: float = 1.0
+    step: tuple[Number, ...]
+    first_scale: Number = 1.0
 
     def shown(self, latents: Any, index: int) -> Any:
         """The latents as they are."""

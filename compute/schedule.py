@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
-from compute.samplers import Ddim, Euler, FlowEuler, Prediction, Sampler
+from compute.samplers import Ddim, Euler, FlowEuler, Number, Prediction, Sampler
 from p2p.errors import Misconfigured, Refused
 
 _KEPT = 64  # samplers by number of steps
@@ -75,10 +75,10 @@ def _ddim(scheduler: Any, steps: int) -> Ddim:
     return Ddim(
         Prediction(scheduler.config.prediction_type),
         tuple(times.tolist()),
-        _floats(share**0.5),
-        _floats((1 - share) ** 0.5),
-        _floats(following**0.5),
-        _floats((1 - following) ** 0.5),
+        _numbers(share**0.5),
+        _numbers((1 - share) ** 0.5),
+        _numbers(following**0.5),
+        _numbers((1 - following) ** 0.5),
     )
 
 
@@ -87,24 +87,24 @@ def _euler(scheduler: Any, steps: int) -> Euler:
     sigma = sigmas[:-1]
     return Euler(
         Prediction(scheduler.config.prediction_type),
-        _floats(scheduler.timesteps),
-        _floats(sigmas),
-        _floats((sigma**2 + 1) ** 0.5),
-        _floats(-sigma / (sigma**2 + 1) ** 0.5),
-        _floats(sigma**2 + 1),
-        _floats(sigmas[1:] - sigma),
-        float(scheduler.init_noise_sigma),
+        tuple(scheduler.timesteps.tolist()),
+        _numbers(sigmas),
+        _numbers((sigma**2 + 1) ** 0.5),
+        _numbers(-sigma / (sigma**2 + 1) ** 0.5),
+        _numbers(sigma**2 + 1),
+        _numbers(sigmas[1:] - sigma),
+        scheduler.init_noise_sigma,
     )
 
 
 def _flow(scheduler: Any, steps: int) -> FlowEuler:
     sigmas = scheduler.sigmas[: steps + 1]
-    return FlowEuler(_floats(scheduler.timesteps), _floats(sigmas[1:] - sigmas[:-1]))
+    return FlowEuler(tuple(scheduler.timesteps.tolist()), _numbers(sigmas[1:] - sigmas[:-1]))
 
 
-def _floats(numbers: Any) -> tuple[float, ...]:
-    """Single-precision numbers as Python's, which hold them exactly."""
-    return tuple(numbers.to(torch.float32).tolist())
+def _numbers(numbers: Any) -> tuple[Number, ...]:
+    """Each as a tensor without dimensions, as diffusers calculates with."""
+    return tuple(numbers.unbind())
 
 
 _KINDS: dict[str, tuple[Any, Callable[[Any, int], Sampler]]] = {

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from compute.batching import Batching
+from compute.batching import MAX_OPEN, Batching
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.messages import Phase
 from compute.opendevice import in_thread
@@ -30,7 +30,6 @@ from compute.pipeline import Finished
 if TYPE_CHECKING:
     from compute.device import Device
 
-MAX_OPEN = 16  # jobs with a place on the device
 SLACK = 4  # a job without a deadline is due when so many times its own time has passed
 
 
@@ -61,6 +60,10 @@ class StepLoop:
         """Jobs came or were given up."""
         self._changed = True
         self._news.set()
+
+    def expect(self, job_id: bytes, due: int) -> None:
+        """A job that may be open should be done by then."""
+        self._batching.expect(job_id, due)
 
     async def between_steps(self, work: Callable[[], Any]) -> Any:
         """Run something else on the device, as soon as the step under way is done."""

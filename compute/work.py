@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from compute.capability import Capability, Dtype
-from compute.spec import Artifact, JobSpec
+from compute.spec import Artifact, JobShape, JobSpec
 from compute.trace import TraceLeaf
 from p2p.errors import Unavailable
 
@@ -65,8 +65,19 @@ class Machine(Protocol):
         """What runs here now; a model that still loads says ``warm=False``."""
         ...
 
-    async def generate(self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None]) -> JobResult:
-        """Run one job. Raises Refused for a spec that cannot run here, WorkerLost when the machine dies.
+    def crowded_ms(self, shape: JobShape, jobs: int) -> int:
+        """How long ``shape`` takes from its start when so many jobs run at the same time, itself included.
+
+        Raises ValueError for a shape that does not fit.
+        """
+        ...
+
+    async def generate(
+        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], due_ms: int = 0
+    ) -> JobResult:
+        """Run one job, which should be done in ``due_ms`` from now; 0 when nobody said.
+
+        Raises Refused for a spec that cannot run here, WorkerLost when the machine dies.
 
         Cancelling the caller's scope ends the work within one step.
         """

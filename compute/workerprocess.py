@@ -19,6 +19,7 @@ import psutil
 import trio
 
 from compute import messages as m
+from compute.batching import MAX_OPEN
 from compute.capability import Capability, Dtype, ModelCapability
 from compute.catalog import ModelEntry
 from compute.jobboard import BoardJob, JobBoard, State
@@ -26,7 +27,7 @@ from compute.link import Link, LinkBroken
 from compute.opendevice import MakeDevice, Settings, in_thread
 from compute.otherprocess import look_up, runs
 from compute.pipeline import BrokenOutput, Finished
-from compute.steploop import MAX_OPEN, StepLoop, Told
+from compute.steploop import StepLoop, Told
 from compute.tracestore import TraceStore
 from p2p.errors import Misconfigured, PeerFault, Refused
 
@@ -63,6 +64,7 @@ class WorkerProcess:
     ) -> None:
         self._settings, self._entries, self._traces, self._make_device = settings, entries, traces, make_device
         self._board: JobBoard[Outcome] = JobBoard()
+        self._calibrated: dict[bytes, m.Calibrated] = {}
         self._progress = Progress()
         self._link: Link | None = None
         self._alone_since = trio.current_time()
@@ -121,11 +123,16 @@ class WorkerProcess:
             await self._link.aclose()
         self._link = link
         self._say(self._ready())
+        for calibrated in self._calibrated.values():
+            self._say(calibrated)
         async with trio.open_nursery() as nursery:
             async for command in link.messages():
                 match command:
                     case m.RunJob():
                         self._submit(command)
+                    case m.DueJob():
+                        self._board.expect(command.job_id, self._now() + command.due_ms)
+                        self._loop.expect(command.job_id, self._now() + command.due_ms)
                     case m.CancelJob():
                         self._board.cancel(command.job_id)
                         self._loop.wake()
@@ -229,6 +236,11 @@ class WorkerProcess:
         self._token.run_sync_soon(self._note_model, entry)
 
     def _note_model(self, entry: ModelCapability) -> None:
+        if self._device is not None and entry.warm:
+            fresh = m.Calibrated(entry.model, self._device.gains(entry.model))
+            if self._calibrated.get(entry.model) != fresh:
+                self._calibrated[entry.model] = fresh
+                self._say(fresh)
         self._capability = self._capability.updated(entry)
         self._say(m.ModelChanged(entry))
 

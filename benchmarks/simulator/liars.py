@@ -64,7 +64,9 @@ class LyingSeat:
 class Idle(NoopWorker):
     """Takes every job and finishes none."""
 
-    async def generate(self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None]) -> JobResult:
+    async def generate(
+        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], due_ms: int = 0
+    ) -> JobResult:
         await trio.sleep_forever()
 
 
