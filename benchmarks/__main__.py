@@ -21,6 +21,7 @@ from p2p.errors import PasarError
 BENCHMARKS = {
     "attack": ("benchmarks.attack", "run", "a market before, under and after a minute of attack on every protocol"),
     "auction": ("benchmarks.auction", "run", "bid to award with 1, 3 and 10 orchestrators, against a bare RPC"),
+    "batching": ("benchmarks.batching", "run", "random arrivals at a worker: alone, in batches, in shared steps"),
     "herd": ("benchmarks.herd", "run", "twenty gateways after the same sellers, simulated: refusals, match, premium"),
     "join": ("benchmarks.join", "run", "a gateway's cold start: to its first offer, and to a book of 3 000"),
     "loads": ("benchmarks.loads", "run", "how old a gateway's view of 64 sellers is, and what it costs"),

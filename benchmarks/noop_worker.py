@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from compute.capability import Capability, Dtype, ModelCapability
-from compute.spec import MAX_DENOISED_SIDE, MAX_STEPS, TEXT_TO_IMAGE, Artifact, JobSpec
+from compute.spec import MAX_DENOISED_SIDE, MAX_STEPS, TEXT_TO_IMAGE, Artifact, JobShape, JobSpec
 from compute.trace import FINISHED, TraceLeaf, leaf_hash, merkle_path, merkle_root
 from compute.work import JobResult, Step, WorkerLost
 from p2p.errors import Refused
@@ -80,8 +80,18 @@ class NoopWorker:
         task_status.started()
         await trio.sleep_forever()
 
+    def crowded_ms(self, shape: JobShape, jobs: int) -> int:
+        """As long as alone: sleeping jobs do not disturb each other."""
+        return self.capability().predict_ms(shape)
+
     async def generate(
-        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], files: Sequence[bytes] = ()
+        self,
+        job_id: bytes,
+        spec: JobSpec,
+        on_step: Callable[[Step], None],
+        files: Sequence[bytes] = (),
+        *,
+        due_ms: int = 0,
     ) -> JobResult:
         """A black picture after all steps."""
         unfit = self._capability.unfit(spec.shape)

@@ -1,4 +1,4 @@
-"""One device and the models on it: loading, running a job step by step with its trace, running a step again.
+"""One device and the models on it: loading, making steps of open jobs with their traces, running a step again.
 
 Everything here blocks and runs in one thread of the worker. The only module beside the pipelines that imports torch;
 knows no socket and no other process.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
@@ -20,8 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from compute.capability import MAX_LOAD_MS, Dtype, ModelCapability
+from compute.batching import crowded, fitting, gain_at, limit_of
+from compute.calibration import calibrate
+from compute.capability import GUESSED_SPEED, MAX_LOAD_MS, Dtype, ModelCapability
 from compute.catalog import ModelEntry
+from compute.openjob import OpenJob
 from compute.pipeline import Finished, Pipeline, Run
 from compute.pipelines.text_to_image import decode_png
 from compute.spec import JobShape, JobSpec, Verification
@@ -53,6 +57,8 @@ class Device:
         self._entries = {entry.model: entry for entry in entries}
         self._known = {entry.model: entry.capability(dtype) for entry in entries}
         self._loaded: dict[bytes, Pipeline] = {}  # least recently used first
+        self._busy: Counter[bytes] = Counter()  # open jobs by model
+        self._gains_of: dict[tuple[bytes, int], tuple[int, ...]] = {}  # by model and threads
 
     def load(self, model: bytes) -> Pipeline:
         """The model, loaded when it is not, others put out for it as needed. Raises Misconfigured, Refused."""
@@ -70,33 +76,69 @@ class Device:
         self._change(replace(self._known[model], warm=True, load_ms=_load_ms(started, time.monotonic())))
         return pipeline
 
-    def run(self, job_id: bytes, spec: JobSpec, on_step: Callable[[int, int], None]) -> Finished:
-        """Run one job. ``on_step(step, eta_ms)`` is called after every step, and with 0 before the first; it may raise.
-
-        Raises Refused, BrokenOutput, and whatever ``on_step`` raises.
-        """
+    def begin(self, job_id: bytes, spec: JobSpec) -> OpenJob:
+        """Give a job its place: load its model, encode its words, draw its noise. Raises Refused, Misconfigured."""
         started = time.monotonic()
         pipeline = self.load(spec.shape.model)
         begun = time.monotonic()
+        run = pipeline.open(spec)
+        latents = run.start()
         trace = self._traces.begin(job_id, self.dtype, keep=spec.shape.verification is Verification.TRACE)
+        job = OpenJob(job_id, spec, pipeline, run, trace, latents, _load_ms(started, begun), begun)
+        job.alone_s = time.monotonic() - begun
+        self._busy[spec.shape.model] += 1
         try:
-            job = pipeline.open(spec)
-            on_step(0, self._known[spec.shape.model].predict_ms(spec.shape))
-            latents = job.start()
-            trace.add(job.timestep_of(0), job.to_bytes(latents))
-            looped = time.monotonic()
-            for index in range(spec.shape.steps):
-                latents = job.step(latents, index)
-                trace.add(job.timestep_of(index + 1), job.to_bytes(latents))
-                done = index + 1
-                on_step(done, _ms_since(looped) * (spec.shape.steps - done) // done)
-            artifacts = job.finish(latents)
-            root = trace.finish()
+            trace.add(run.timestep_of(0), run.to_bytes(latents))
+        except BaseException:
+            self.drop(job)
+            raise
+        return job
+
+    def advance(self, jobs: Sequence[OpenJob]) -> None:
+        """One step of each, all of one group, together. What it raises leaves every job as it was."""
+        started = time.monotonic()
+        after = jobs[0].pipeline.step_together([(job.run, job.latents, job.index) for job in jobs])
+        raws = [job.run.to_bytes(latents) for job, latents in zip(jobs, after, strict=True)]
+        part = gain_at(len(jobs), self._gains(jobs[0].spec.shape)) / (100 * len(jobs))
+        own_s = (time.monotonic() - started) * part
+        for job, latents, raw in zip(jobs, after, raws, strict=True):
+            job.latents, job.index, job.alone_s = latents, job.index + 1, job.alone_s + own_s
+            job.trace.add(job.run.timestep_of(job.index), raw)
+
+    def end(self, job: OpenJob) -> Finished:
+        """The result of a job whose steps are done. Its place is free, also when this raises. Raises BrokenOutput."""
+        model, started = job.spec.shape.model, time.monotonic()
+        try:
+            artifacts = job.run.finish(job.latents)
+            root = job.trace.finish()
         finally:
-            trace.discard()
-        run_ms = _ms_since(begun)
-        self._change(self._known[spec.shape.model].measured(spec.shape.units, run_ms))
-        return Finished(artifacts, root, self.dtype, _load_ms(started, begun), run_ms)
+            self.drop(job)
+        now = time.monotonic()
+        self._change(self._known[model].measured(job.spec.shape.units, int((job.alone_s + now - started) * 1000)))
+        return Finished(artifacts, root, self.dtype, job.load_ms, _ms_since(job.begun_at))
+
+    def drop(self, job: OpenJob) -> None:
+        """Give a job up, or what is left of it. Its place is free."""
+        job.trace.discard()
+        self._busy[job.spec.shape.model] -= 1
+        self._busy += Counter()  # forgets what is zero
+
+    def predict_ms(self, shape: JobShape, jobs: int) -> int:
+        """How long ``shape`` takes from its start when so many jobs run at the same time, itself included."""
+        return crowded(self._known[shape.model].predict_ms(shape), jobs, self._gains(shape))
+
+    def sharing(self, shape: JobShape) -> tuple[int, int]:
+        """How many jobs of this shape may share a step, and how many microseconds one takes alone."""
+        entry, evaluations = self._known[shape.model], shape.width * shape.height * (2 if shape.guided else 1)
+        return limit_of(self._gains(shape)), evaluations * 1_000_000 // (entry.units_per_second or GUESSED_SPEED)
+
+    def gains(self, model: bytes) -> tuple[int, ...]:
+        """What batches of a model do here, in percent of one alone. A model that was never loaded shares no step."""
+        return self._gains_of.get((model, torch.get_num_threads()), (100,))
+
+    def _gains(self, shape: JobShape) -> tuple[int, ...]:
+        native = self._entries[shape.model].native_side
+        return fitting(self.gains(shape.model), shape.width * shape.height, native * native)
 
     def replay_step(self, spec: JobSpec, index: int, dtype: Dtype, before: bytes, after: bytes) -> Replay:
         """Re-run one step from committed latents and measure the distance from the latents committed after it."""
@@ -122,8 +164,9 @@ class Device:
 
     def _make_room(self, size: int) -> None:
         held = sum(self._entries[model].weight_bytes for model in self._loaded)
-        while self._loaded and self._budget and held + size > self._budget:
-            oldest = next(iter(self._loaded))
+        for oldest in [model for model in self._loaded if not self._busy[model]]:  # a busy one keeps its memory anyway
+            if not self._budget or held + size <= self._budget:
+                break
             held -= self._entries[oldest].weight_bytes
             del self._loaded[oldest]
             self._change(replace(self._known[oldest], warm=False))
@@ -134,18 +177,15 @@ class Device:
             ctypes.CDLL(None).malloc_trim(0)
 
     def _warm_up(self, pipeline: Pipeline, entry: ModelEntry) -> None:
-        """Two steps at native size: pages the weights in and gives a first speed."""
+        """Steps at native size, in batches if that was not measured yet: pages the weights in, gives a first speed."""
         side = max(entry.side_step, entry.native_side - entry.native_side % entry.side_step)
         shape = JobShape(entry.pipeline, entry.model, side, side, min(2, entry.max_steps), True)
-        spec = JobSpec(shape, "", "", 2000, 0, bytes(16))
-        job = pipeline.open(spec)
-        latents = job.step(job.start(), 0)
-        started = time.monotonic()
-        for index in range(1, shape.steps):
-            latents = job.step(latents, index)
-        job.finish(latents)
-        measured = max(1, shape.steps - 1) * side * side * 2
-        self._known[entry.model] = self._known[entry.model].measured(measured, _ms_since(started))
+        run = pipeline.open(JobSpec(shape, "", "", 2000, 0, bytes(16)))
+        run.finish(pipeline.step_together([(run, run.start(), 0)])[0])
+        key = entry.model, torch.get_num_threads()
+        if key not in self._gains_of:
+            self._gains_of[key], step_s = calibrate(pipeline, run)
+            self._known[entry.model] = self._known[entry.model].measured(side * side * 2000, int(step_s * 1_000_000))
 
     def _change(self, entry: ModelCapability) -> None:
         self._known[entry.model] = entry

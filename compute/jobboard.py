@@ -41,10 +41,14 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class BoardJob(Generic[Outcome]):
-    """One job. ``outcome`` is set exactly when the state is ENDED; ``step`` is the last progress reported."""
+    """One job. ``outcome`` is set exactly when the state is ENDED; ``step`` is the last progress reported.
+
+    ``due`` is when it should be done, None when nobody said.
+    """
 
     job_id: bytes
     spec: JobSpec
+    due: int | None = None
     state: State = State.QUEUED
     step: int = 0
     eta_ms: int = 0
@@ -56,7 +60,7 @@ class BoardJob(Generic[Outcome]):
 
 @dataclass(slots=True)
 class JobBoard(Generic[Outcome]):
-    """Every job once by its id; at most one place on the device. Illegal calls raise KeyError and change nothing."""
+    """Every job once by its id, and once on the device. Illegal calls raise KeyError and change nothing."""
 
     keep_ms: int = KEEP_MS
     keep_bytes: int = KEEP_BYTES
@@ -91,6 +95,12 @@ class JobBoard(Generic[Outcome]):
         fresh = self._jobs[job_id] = BoardJob[Outcome](job_id, spec)
         self._queue.append(job_id)
         return fresh
+
+    def expect(self, job_id: bytes, due: int) -> None:
+        """Somebody says when a job should be done. Of an unknown one it means nothing, of an ended one neither."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.due = due
 
     def take(self) -> BoardJob[Outcome] | None:
         """The next job in order of arrival, now RUNNING; None when nothing waits."""
@@ -132,12 +142,6 @@ class JobBoard(Generic[Outcome]):
         job.state, job.outcome, job.size, job.passing, job.ended_at = State.ENDED, outcome, size, passing, now
         self._shed()
         return True
-
-    def requeue(self, job_id: bytes) -> None:
-        """A running job stopped for a cancel that was withdrawn meanwhile: it starts over, first in line."""
-        job = self._running(job_id)
-        job.state, job.step = State.QUEUED, 0
-        self._queue.appendleft(job_id)
 
     def expire(self, now: int) -> None:
         """Forget what ended longer ago than it is kept."""

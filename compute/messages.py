@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
+from compute.batching import SIZES
 from compute.capability import MAX_LOAD_MS, Capability, Dtype, ModelCapability
 from compute.digest import MAX_ARTIFACT, MAX_ARTIFACTS
 from compute.spec import MAX_INPUTS, MAX_STEPS, JobSpec
@@ -25,6 +26,8 @@ Millis = Annotated[int, Range(0, 2**53)]
 StepCount = Annotated[int, Range(0, MAX_STEPS)]
 RequestId = Annotated[bytes, Size(REQUEST_ID, REQUEST_ID)]
 Code = Annotated[str, Size(1, 48)]
+Gain = Annotated[int, Range(1, 1_000_000)]
+Gains = Annotated[tuple[Gain, ...], Size(1, len(SIZES))]
 
 
 class Channel(StrEnum):
@@ -77,6 +80,15 @@ class ModelFailed:
     hint: Annotated[str, Size(0, 512)]
 
 
+@message("worker-calibrated", 1)
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What steps shared by 1, 2, 4, 8 jobs of a model do in percent of one alone, as far as they pay."""
+
+    model: Hash
+    gains: Gains
+
+
 @message("worker-run", 2)
 @dataclass(frozen=True, slots=True)
 class RunJob:
@@ -94,6 +106,15 @@ class InputPart:
     job_id: JobId
     index: Annotated[int, Range(0, MAX_INPUTS - 1)]
     data: Annotated[bytes, Size(1, PART)]
+
+
+@message("worker-due", 1)
+@dataclass(frozen=True, slots=True)
+class DueJob:
+    """When this job should be done, in milliseconds from now. Jobs that share the device go by it."""
+
+    job_id: JobId
+    due_ms: Millis
 
 
 @message("worker-cancel", 1)

@@ -6,16 +6,16 @@ but the pipeline. Imports no model library, so that the worker's event loop may 
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 from compute.capability import Dtype
 from compute.spec import Artifact, JobSpec
 
-
-class Cancelled(Exception):
-    """Raised out of the step callback: the job ends here and the model stays loaded."""
+AnyRun = TypeVar("AnyRun")
+Turn: TypeAlias = tuple[AnyRun, Any, int]  # a job's run, its latents, the index of the step that it makes next
 
 
 class BrokenOutput(Exception):
@@ -35,6 +35,11 @@ class Finished:
 
 class Run(Protocol):
     """One job on one loaded model: functions from latents to latents, without hidden state between steps."""
+
+    @property
+    def group(self) -> Hashable:
+        """Runs of one model with equal groups can make a step together."""
+        ...
 
     def start(self) -> Any:
         """The latents before the first step."""
@@ -75,4 +80,8 @@ class Pipeline(Protocol):
 
     def open(self, spec: JobSpec) -> Run:
         """Prepare one job. Raises Refused."""
+        ...
+
+    def step_together(self, turns: Sequence[Turn[Any]]) -> list[Any]:
+        """The latents after one step of each job, all of one group, in their order. They may be at different steps."""
         ...

@@ -147,7 +147,10 @@ class TraceWriter:
             if not self._store.make_room(len(raw) * len(self._hashes)):
                 self.discard()
                 return
-            self._file.write(raw)
+            try:
+                self._file.write(raw)
+            except OSError:  # a full disk costs the trace, not the job, nor those that share its steps
+                self.discard()
 
     def finish(self) -> bytes:
         """The root over all leaves; from here on they can be opened, if they are kept."""
@@ -163,6 +166,7 @@ class TraceWriter:
     def discard(self) -> None:
         """Keep nothing of this trace. Its root can still be had."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._path.unlink(missing_ok=True)
             self._file = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from compute.capability import Capability, Dtype
-from compute.spec import Artifact, JobSpec
+from compute.spec import Artifact, JobShape, JobSpec
 from compute.trace import TraceLeaf
 from p2p.errors import Unavailable
 
@@ -65,10 +65,23 @@ class Machine(Protocol):
         """What runs here now; a model that still loads says ``warm=False``."""
         ...
 
+    def crowded_ms(self, shape: JobShape, jobs: int) -> int:
+        """How long ``shape`` takes from its start when so many jobs run at the same time, itself included.
+
+        Raises ValueError for a shape that does not fit.
+        """
+        ...
+
     async def generate(
-        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], files: Sequence[bytes] = ()
+        self,
+        job_id: bytes,
+        spec: JobSpec,
+        on_step: Callable[[Step], None],
+        files: Sequence[bytes] = (),
+        *,
+        due_ms: int = 0,
     ) -> JobResult:
-        """Run one job; ``files`` are its inputs, in the order of the spec.
+        """Run one job; ``files`` are its inputs, in the order of the spec; it should be done in ``due_ms``, if not 0.
 
         Raises Refused for a spec or an input that cannot be worked here, WorkerLost when the machine dies.
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from compute import messages as m
+from compute.batching import MAX_OPEN, crowded, fitting
 from compute.capability import Capability
 from compute.modelfolder import DigestCache, read_folder
-from compute.spec import Artifact, JobSpec
+from compute.spec import Artifact, JobShape, JobSpec
 from compute.trace import TraceLeaf
 from compute.work import JobResult, Replay, Step, WorkerLost
 from compute.workerchild import WorkerConfig
@@ -38,6 +39,7 @@ class _Pending:
     spec: JobSpec
     put: trio.MemorySendChannel[Any]
     files: tuple[bytes, ...] = ()
+    due_at: float | None = None
     begun: bool = False
     deaths: int = 0
     done: m.JobDone | None = None
@@ -51,6 +53,7 @@ class Worker:
         self._config = config
         self._capability = Capability(())
         self._pending: dict[bytes, _Pending] = {}
+        self._gains: dict[bytes, tuple[int, ...]] = {}
         self._asked: dict[bytes, trio.MemorySendChannel[Any]] = {}
         self._numbers = count(1)
         self._life: WorkerLife | None = None
@@ -58,12 +61,12 @@ class Worker:
 
     @property
     def slots(self) -> int:
-        """One job runs at a time."""
+        """How many jobs run at the same time."""
         return self._capability.slots
 
     @property
     def queue_depth(self) -> int:
-        """Jobs accepted and not finished, the running one included."""
+        """Jobs accepted and not finished, the running ones included."""
         return len(self._pending)
 
     @property
@@ -83,7 +86,8 @@ class Worker:
         config = self._config
         cache = DigestCache(config.digests)
         entries = [await trio.to_thread.run_sync(read_folder, folder, cache) for folder in config.models]
-        self._capability = Capability(tuple(entry.capability(config.offered_dtype) for entry in entries))
+        models_here = tuple(entry.capability(config.offered_dtype) for entry in entries)
+        self._capability = Capability(models_here, MAX_OPEN)
         models = frozenset(entry.model for entry in entries)
         self._life = WorkerLife(config, models, self._submit_all, self._hear, self._lose)
         task_status.started()
@@ -92,8 +96,25 @@ class Worker:
         finally:
             self._lose("the node ends", False)
 
+    def gains(self, model: bytes) -> tuple[int, ...]:
+        """What shared steps of a model do in percent of one alone; nothing more than that until it was measured."""
+        return self._gains.get(model, (100,))
+
+    def crowded_ms(self, shape: JobShape, jobs: int) -> int:
+        """How long ``shape`` takes when so many jobs run at the same time. See ``Machine.crowded_ms``."""
+        entry = self._capability.find(shape.pipeline, shape.model)
+        native = entry.native_side if entry is not None else 1
+        gains = fitting(self.gains(shape.model), shape.width * shape.height, native * native)
+        return crowded(self._capability.predict_ms(shape), jobs, gains)
+
     async def generate(
-        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], files: Sequence[bytes] = ()
+        self,
+        job_id: bytes,
+        spec: JobSpec,
+        on_step: Callable[[Step], None],
+        files: Sequence[bytes] = (),
+        *,
+        due_ms: int = 0,
     ) -> JobResult:
         """Run one job, or attach to it when the worker has it from before. See ``Machine.generate``."""
         unfit = self._capability.unfit(spec.shape)
@@ -104,7 +125,8 @@ class Worker:
         if len(self._pending) >= MAX_PENDING:
             raise Refused("BUSY", "the queue is full", have=MAX_PENDING, need=MAX_PENDING + 1)
         put, events = trio.open_memory_channel[Any](MAX_EVENTS)
-        self._pending[job_id] = pending = _Pending(spec, put, tuple(files))
+        due_at = trio.current_time() + due_ms / 1000 if due_ms else None
+        self._pending[job_id] = pending = _Pending(spec, put, tuple(files), due_at)
         finished = False
         try:
             self._submit(job_id, pending)  # when there is no worker now, it is told when it is up
@@ -189,6 +211,8 @@ class Worker:
         for index, data in enumerate(pending.files):
             for at in range(0, len(data), m.PART):
                 self._say(m.InputPart(job_id, index, data[at : at + m.PART]))
+        if pending.due_at is not None:
+            self._say(m.DueJob(job_id, max(0, int((pending.due_at - trio.current_time()) * 1000))))
 
     def _lose(self, reason: str, answered: bool) -> None:
         """The worker ended, and with it the job that it ran. What only waited goes to the next, but not for ever."""
@@ -205,6 +229,8 @@ class Worker:
         match said:
             case m.Ready():
                 self.device, self._capability = said.device, said.capability
+            case m.Calibrated():
+                self._gains[said.model] = said.gains
             case m.ModelChanged():
                 self._capability = self._capability.updated(said.entry)
             case m.LeafOpened() | m.Replayed() | m.RequestFailed():

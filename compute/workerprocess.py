@@ -1,6 +1,7 @@
-"""What runs inside a worker: takes jobs from the node over a Unix socket and runs them on the device one by one.
+"""What runs inside a worker: takes jobs from the node over a Unix socket and has them run on the device.
 
-The event loop only passes messages; the device works in one thread, so health is answered while a step runs. It ends on
+The event loop only passes messages; the device works in one thread, so health is answered while a step runs. How jobs
+share it is in ``compute/steploop.py``. The worker ends on
 order, when no node has been there for a minute, or at once when its parent is gone, nobody would start another one and
 nothing is left to hand over.
 Imports torch only in the device's thread. Knows no price and no buyer.
@@ -18,13 +19,15 @@ import psutil
 import trio
 
 from compute import messages as m
+from compute.batching import MAX_OPEN
 from compute.capability import Capability, Dtype, ModelCapability
 from compute.catalog import ModelEntry
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.link import Link, LinkBroken
 from compute.opendevice import MakeDevice, Settings, in_thread
 from compute.otherprocess import look_up, runs
-from compute.pipeline import BrokenOutput, Cancelled, Finished
+from compute.pipeline import BrokenOutput, Finished
+from compute.steploop import StepLoop, Told
 from compute.tracestore import TraceStore
 from p2p.errors import Misconfigured, PeerFault, Refused
 
@@ -54,24 +57,24 @@ class Progress:
 
 
 class WorkerProcess:
-    """One device, one board of jobs, at most one node. Invariant: one thing at a time runs on the device."""
+    """One device, one board of jobs, at most one node."""
 
     def __init__(
         self, settings: Settings, entries: tuple[ModelEntry, ...], traces: TraceStore, make_device: MakeDevice
     ) -> None:
         self._settings, self._entries, self._traces, self._make_device = settings, entries, traces, make_device
         self._board: JobBoard[Outcome] = JobBoard()
+        self._calibrated: dict[bytes, m.Calibrated] = {}
         self._progress = Progress()
         self._link: Link | None = None
         self._alone_since = trio.current_time()
         self._keeper = look_up(settings.keeper)
-        self._arrived = trio.Event()
-        self._turn = trio.Lock()  # fair: who waits longest gets the device next
+        self._loop = StepLoop(self._board, Told(self._moved, self._note_step, self._finish, self._failed))
         self._opened = trio.Event()
         self._device: Device | None = None
         self._device_name = settings.device
         dtype = Dtype.FP32 if settings.dtype == "auto" else Dtype(settings.dtype)
-        self._capability = Capability(tuple(e.capability(dtype) for e in self._entries))
+        self._capability = Capability(tuple(e.capability(dtype) for e in self._entries), MAX_OPEN)
         self._token = trio.lowlevel.current_trio_token()
         self.exit_code = 0
 
@@ -120,13 +123,19 @@ class WorkerProcess:
             await self._link.aclose()
         self._link = link
         self._say(self._ready())
+        for calibrated in self._calibrated.values():
+            self._say(calibrated)
         async with trio.open_nursery() as nursery:
             async for command in link.messages():
                 match command:
                     case m.RunJob():
                         self._submit(command)
+                    case m.DueJob():
+                        self._board.expect(command.job_id, self._now() + command.due_ms)
+                        self._loop.expect(command.job_id, self._now() + command.due_ms)
                     case m.CancelJob():
                         self._board.cancel(command.job_id)
+                        self._loop.wake()
                     case m.OpenTrace():
                         nursery.start_soon(self._open_trace, link, command)
                     case m.ReplayStep() | m.ReplayStart() | m.ReplayPicture():
@@ -159,31 +168,23 @@ class WorkerProcess:
             for message in job.outcome:
                 self._say(message)
         elif job.state is State.QUEUED:
-            self._arrived.set()
+            self._loop.wake()
         else:
             self._say(m.JobStepped(job.job_id, job.step, job.spec.shape.steps, job.eta_ms))
 
     async def _work(self) -> None:
-        if not await self._open_device():
-            return
-        while True:
-            self._arrived = trio.Event()
-            job = self._board.take()
-            if job is None:
-                self._progress.move(m.Phase.IDLE, trio.current_time())
-                await self._arrived.wait()
-                continue
-            async with self._turn:
-                await self._run(job)
+        device = await self._open_device()
+        if device is not None:
+            await self._loop.run(device)
 
-    async def _open_device(self) -> bool:
+    async def _open_device(self) -> Device | None:
         make = partial(self._make_device, self._settings, self._entries, self._traces, self._model_changed)
         try:
             self._device, self._device_name = await in_thread(make)
         except Misconfigured as exc:
             await self._give_up(str(exc), EXIT_MISCONFIGURED)
-            return False
-        self._capability = Capability(tuple(entry.capability(self._device.dtype) for entry in self._entries))
+            return None
+        self._capability = Capability(tuple(entry.capability(self._device.dtype) for entry in self._entries), MAX_OPEN)
         self._say(self._ready())
         self._opened.set()
         for entry in self._entries:
@@ -193,39 +194,31 @@ class WorkerProcess:
             except Misconfigured as exc:
                 print(exc, file=sys.stderr)
                 self._say(m.ModelFailed(entry.model, _words(str(exc))))
-        return True
+        return self._device
 
-    async def _run(self, job: BoardJob[Outcome]) -> None:
-        assert self._device is not None
-        self._progress.move(m.Phase.LOADING, trio.current_time())
-        try:
-            done = await in_thread(partial(self._device.run, job.job_id, job.spec, partial(self._stepped, job)))
-        except Cancelled:
-            if job.state is State.CANCELLING:
-                self._board.end(job.job_id, (), 0, self._now())
-            else:
-                self._board.requeue(job.job_id)
-        except Refused as exc:
-            self._fail(job, exc.code, exc.hint, passing=False)
-        except (BrokenOutput, Misconfigured) as exc:
-            self._fail(job, "BROKEN_MODEL", str(exc), passing=True)
-        except (MemoryError, RuntimeError) as exc:  # torch reports a full device and a broken kernel as RuntimeError
-            full = isinstance(exc, MemoryError) or "out of memory" in str(exc).lower()
-            self._fail(job, "OUT_OF_MEMORY" if full else "DEVICE_FAILED", str(exc), passing=True)
-            await self._give_up(f"the device failed: {exc}", EXIT_DEVICE_FAILED)
-        except Exception as exc:  # model code is foreign: no input of a buyer may end the worker by a surprise in it
-            self._fail(job, "MODEL_FAILED", f"{type(exc).__name__}: {exc}", passing=True)
-        else:
-            outcome = _outcome(job.job_id, done)
-            if self._board.end(job.job_id, outcome, sum(len(a.data) for a in done.artifacts), self._now()):
-                for message in outcome:
-                    self._say(message)
+    def _moved(self, phase: m.Phase) -> None:
+        self._progress.move(phase, trio.current_time())
 
-    def _stepped(self, job: BoardJob[Outcome], step: int, eta_ms: int) -> None:
-        """In the device's thread, after each step."""
-        if job.state is State.CANCELLING:
-            raise Cancelled
-        self._token.run_sync_soon(self._note_step, job, step, eta_ms)
+    def _finish(self, job: BoardJob[Outcome], done: Finished) -> None:
+        outcome = _outcome(job.job_id, done)
+        if self._board.end(job.job_id, outcome, sum(len(a.data) for a in done.artifacts), self._now()):
+            for message in outcome:
+                self._say(message)
+
+    async def _failed(self, job: BoardJob[Outcome], exc: Exception, works: bool) -> None:
+        """Its own fault, the model's, or the device's: when that does not work for others either, the worker ends."""
+        match exc:
+            case Refused():
+                self._fail(job, exc.code, exc.hint, passing=False)
+            case BrokenOutput() | Misconfigured():
+                self._fail(job, "BROKEN_MODEL", str(exc), passing=True)
+            case MemoryError() | RuntimeError():  # torch reports a full device and a broken kernel as RuntimeError
+                full = isinstance(exc, MemoryError) or "out of memory" in str(exc).lower()
+                self._fail(job, "OUT_OF_MEMORY" if full else "DEVICE_FAILED", str(exc), passing=True)
+                if not works:
+                    await self._give_up(f"the device failed: {exc}", EXIT_DEVICE_FAILED)
+            case _:  # model code is foreign: no input of a buyer may end the worker by a surprise in it
+                self._fail(job, "MODEL_FAILED", f"{type(exc).__name__}: {exc}", passing=True)
 
     def _note_step(self, job: BoardJob[Outcome], step: int, eta_ms: int) -> None:
         self._progress.move(m.Phase.RUNNING, trio.current_time())
@@ -243,6 +236,11 @@ class WorkerProcess:
         self._token.run_sync_soon(self._note_model, entry)
 
     def _note_model(self, entry: ModelCapability) -> None:
+        if self._device is not None and entry.warm:
+            fresh = m.Calibrated(entry.model, self._device.gains(entry.model))
+            if self._calibrated.get(entry.model) != fresh:
+                self._calibrated[entry.model] = fresh
+                self._say(fresh)
         self._capability = self._capability.updated(entry)
         self._say(m.ModelChanged(entry))
 
@@ -268,14 +266,13 @@ class WorkerProcess:
                 work = partial(device.replay_start, c.spec, c.dtype, c.noise)
             case m.ReplayPicture():
                 work = partial(device.replay_picture, c.spec, c.dtype, c.latents, c.picture)
-        async with self._turn:
-            try:
-                found = await in_thread(work)
-            except (Refused, Misconfigured) as exc:
-                code = exc.code if isinstance(exc, Refused) else "BROKEN_MODEL"
-                link.say(m.RequestFailed(c.request, code, _words(str(exc))))
-            else:
-                link.say(m.Replayed(c.request, found.max_diff_nano, found.relative_ppm))
+        try:
+            found = await self._loop.between_steps(work)
+        except (Refused, Misconfigured) as exc:
+            code = exc.code if isinstance(exc, Refused) else "BROKEN_MODEL"
+            link.say(m.RequestFailed(c.request, code, _words(str(exc))))
+        else:
+            link.say(m.Replayed(c.request, found.max_diff_nano, found.relative_ppm))
 
     # -- its own end ---------------------------------------------------------------------------------------------
 

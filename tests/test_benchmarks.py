@@ -24,6 +24,7 @@ def test_without_a_name_they_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     listed = capsys.readouterr().out
     assert {line.split()[0] for line in listed.splitlines()} == {
         "auction",
+        "batching",
         "churn",
         "gossip",
         "herd",

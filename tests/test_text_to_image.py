@@ -18,6 +18,7 @@ from compute.spec import JobSpec, Verification
 from compute.trace import FINISHED, TraceLeaf, verify_leaf
 from compute.tracestore import TraceStore
 from p2p.errors import Misconfigured, Refused
+from tests.support.alone import run_alone
 from tests.support.job_specs import job_id, job_spec
 from tests.support.model_folders import hollow_model, random_model
 
@@ -28,7 +29,7 @@ hush()
 from PIL import Image  # noqa: E402 - after the environment is set
 
 from compute.device import Device, pick, pipeline_class  # noqa: E402
-from compute.pipeline import BrokenOutput, Cancelled  # noqa: E402
+from compute.pipeline import BrokenOutput  # noqa: E402
 from compute.pipelines.text_to_image import TextToImage, decode_png, encode_png  # noqa: E402
 
 JOB = job_id("job")
@@ -124,9 +125,10 @@ def test_pictures_have_the_size_asked_for_and_nothing_but_pixels(
 @pytest.mark.parametrize("steps", [1, 2, 61, 122, 998, 1000])
 def test_every_step_count_has_its_own_schedule(model: TextToImage, folder: Path, steps: int) -> None:
     job = model.open(spec_for(folder, steps=steps))
-    assert len(job.timesteps) == steps
-    assert list(job.timesteps) == sorted(set(job.timesteps), reverse=True)
-    assert job.timesteps[-1] >= 0
+    timesteps = job.sampler.timesteps
+    assert len(timesteps) == steps
+    assert list(timesteps) == sorted(set(timesteps), reverse=True)
+    assert timesteps[-1] >= 0
     assert job.timestep_of(steps) == FINISHED
 
 
@@ -137,8 +139,8 @@ def test_more_steps_than_the_model_was_trained_for_are_refused(model: TextToImag
 
 def test_a_job_leaves_a_trace_that_can_be_checked_step_by_step(device: Device, folder: Path) -> None:
     spec, seen = spec_for(folder, steps=5), list[int]()
-    done = device.run(JOB, spec, lambda step, eta_ms: seen.append(step))
-    assert seen == [0, 1, 2, 3, 4, 5]
+    done = run_alone(device, JOB, spec, seen.append)
+    assert seen == [1, 2, 3, 4, 5]
     leaves = device._traces.open(JOB, range(6))
     assert all(verify_leaf(done.trace_root, JOB, 5, leaf) for leaf in leaves)
     assert device.replay_start(spec, Dtype.FP32, leaves[0].raw).max_diff_nano == 0
@@ -150,7 +152,7 @@ def test_a_job_leaves_a_trace_that_can_be_checked_step_by_step(device: Device, f
 
 def test_a_tampered_leaf_is_found_twice(device: Device, folder: Path) -> None:
     spec = spec_for(folder, steps=3)
-    done = device.run(JOB, spec, lambda step, eta_ms: None)
+    done = run_alone(device, JOB, spec)
     before, after = device._traces.open(JOB, [1, 2])
     numbers = np.frombuffer(after.raw, "<f4").copy()
     numbers[7] += 0.01
@@ -164,7 +166,7 @@ def test_another_job_than_the_paid_one_is_found(device: Device, folder: Path, cl
     """The seller ran something cheaper or other than ``paid``; the check runs what was paid for."""
     paid = spec_for(folder, steps=3)
     ran = spec_for(folder, **{"steps": 3, **claimed})
-    device.run(JOB, ran, lambda step, eta_ms: None)
+    run_alone(device, JOB, ran)
     leaves = device._traces.open(JOB, range(4))
     worst = max(
         device.replay_start(paid, Dtype.FP32, leaves[0].raw).max_diff_nano,
@@ -175,7 +177,7 @@ def test_another_job_than_the_paid_one_is_found(device: Device, folder: Path, cl
 
 def test_a_picture_that_is_not_the_committed_one_is_found(device: Device, folder: Path) -> None:
     spec = spec_for(folder, steps=2)
-    device.run(JOB, spec, lambda step, eta_ms: None)
+    run_alone(device, JOB, spec)
     (last,) = device._traces.open(JOB, [2])
     other = encode_png(np.full((64, 64, 3), 9, np.uint8))
     assert device.replay_picture(spec, Dtype.FP32, last.raw, other).max_diff_nano > 10**7
@@ -206,20 +208,20 @@ def test_latents_survive_their_bytes(model: TextToImage, folder: Path, dtype: Dt
     assert torch.allclose(theirs, model.open(spec_for(folder)).start(), atol=2e-2)
 
 
-def test_a_raise_in_the_callback_ends_the_job_and_keeps_the_model(
+def test_a_job_that_is_given_up_leaves_no_trace_and_keeps_the_model(
     device: Device, folder: Path, changes: list[ModelCapability]
 ) -> None:
-    def stop(step: int, eta_ms: int) -> None:
+    def stop(step: int) -> None:
         if step == 2:
-            raise Cancelled
+            raise InterruptedError
 
     spec = spec_for(folder)
-    with pytest.raises(Cancelled):
-        device.run(JOB, spec, stop)
+    with pytest.raises(InterruptedError):
+        run_alone(device, JOB, spec, stop)
     with pytest.raises(Refused, match="NO_TRACE"):
         device._traces.open(JOB, [0])
     loads = sum(change.load_ms > 0 for change in changes)
-    done = device.run(JOB, spec, lambda step, eta_ms: None)
+    done = run_alone(device, JOB, spec)
     assert done.load_ms < 1000
     assert changes[-1].warm
     assert changes[-1].units_per_second > 0
@@ -227,8 +229,8 @@ def test_a_raise_in_the_callback_ends_the_job_and_keeps_the_model(
 
 
 def test_without_a_trace_wanted_only_the_root_is_made(device: Device, folder: Path) -> None:
-    kept = device.run(JOB, spec_for(folder), lambda step, eta_ms: None)
-    bare = device.run(JOB, spec_for(folder, verification=Verification.RECEIPT), lambda step, eta_ms: None)
+    kept = run_alone(device, JOB, spec_for(folder))
+    bare = run_alone(device, JOB, spec_for(folder, verification=Verification.RECEIPT))
     assert bare.trace_root == kept.trace_root
     with pytest.raises(Refused, match="NO_TRACE"):
         device._traces.open(JOB, [0])

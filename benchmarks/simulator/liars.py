@@ -65,7 +65,13 @@ class Idle(NoopWorker):
     """Takes every job and finishes none."""
 
     async def generate(
-        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], files: Sequence[bytes] = ()
+        self,
+        job_id: bytes,
+        spec: JobSpec,
+        on_step: Callable[[Step], None],
+        files: Sequence[bytes] = (),
+        *,
+        due_ms: int = 0,
     ) -> JobResult:
         await trio.sleep_forever()
 

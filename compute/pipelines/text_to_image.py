@@ -1,25 +1,28 @@
 """Text to image with a diffusers Stable Diffusion model: encode the words, take noise from the seed, denoise, decode.
 
 The loop is written out instead of calling the pipeline object, because each step must stand alone: it can be watched,
-cancelled, committed to and run again by somebody else. For that the sampler has to be a function of the latents and the
-timestep only, so a model is always sampled with DDIM, built from its own schedule. Runs inside a worker; knows no job
-id, no socket and no price.
+cancelled, committed to, run again by somebody else, and shared with other jobs that are at other steps of theirs. For
+that the sampler has to be a function of the latents and the index only (``compute/samplers.py``). Runs inside a worker;
+knows no job id, no socket and no price.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from compute.capability import Dtype
-from compute.pipeline import BrokenOutput
+from compute.pipeline import BrokenOutput, Turn
+from compute.samplers import Sampler
+from compute.schedule import Schedule
 from compute.spec import TEXT_TO_IMAGE, Artifact, JobSpec
 from compute.trace import FINISHED, MAX_LEAF
 from p2p.errors import Misconfigured, Refused
@@ -34,7 +37,9 @@ class TextToImage:
     name = TEXT_TO_IMAGE
 
     def __init__(self, parts: Any, device: str, dtype: Dtype) -> None:
+        """Raises Misconfigured for a schedule that is not served."""
         self.parts, self.device, self.dtype = parts, device, dtype
+        self._schedule = Schedule(type(parts.scheduler).__name__, parts.scheduler.config)
 
     @classmethod
     def load(cls, folder: Path, *, device: str, dtype: Dtype) -> TextToImage:
@@ -52,26 +57,33 @@ class TextToImage:
             )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as exc:  # what the libraries raise on bad files
             raise Misconfigured(f"{folder} cannot be loaded: {type(exc).__name__}: {exc}") from exc
-        parts.scheduler = DDIMScheduler.from_config(parts.scheduler.config, clip_sample=False)
         parts.set_progress_bar_config(disable=True)
         return cls(parts.to(device, _TORCH_DTYPE[dtype]), device, dtype)
 
     @torch.inference_mode()
     def open(self, spec: JobSpec) -> Denoising:
         """Prepare one job: its schedule and its encoded words. Raises Refused for a schedule the model lacks."""
-        scheduler = DDIMScheduler.from_config(self.parts.scheduler.config)
-        try:
-            scheduler.set_timesteps(spec.shape.steps)
-        except ValueError as exc:
-            raise Refused("TOO_MANY_STEPS", str(exc)) from exc
-        timesteps = tuple(int(t) for t in scheduler.timesteps[: spec.shape.steps])
-        if len(timesteps) != spec.shape.steps:
-            raise Refused("STEPS_UNSERVED", "the model's schedule has no such number of steps")
+        sampler = self._schedule.sampler(spec.shape.steps)
         words, no_words = self.parts.encode_prompt(
             spec.prompt, self.device, 1, spec.shape.guided, negative_prompt=spec.negative_prompt
         )
         encoded = torch.cat([no_words, words]) if spec.shape.guided else words
-        return Denoising(self, spec, scheduler, timesteps, encoded)
+        return Denoising(self, spec, sampler, encoded)
+
+    @torch.inference_mode()
+    def step_together(self, turns: Sequence[Turn[Denoising]]) -> list[Any]:
+        """The latents after one step of each job, from one evaluation of the model: two rows where guided, else one."""
+        rows, times = [], list[float]()
+        for job, latents, index in turns:
+            count = len(job.encoded)
+            rows += [job.sampler.shown(latents, index)] * count
+            times += [job.sampler.timesteps[index]] * count
+        words = torch.cat([job.encoded for job, _, _ in turns])
+        told = self.parts.unet(
+            torch.cat(rows), torch.tensor(times, device=self.device), encoder_hidden_states=words, return_dict=False
+        )[0]
+        shares = zip(turns, told.split([len(job.encoded) for job, _, _ in turns]), strict=True)
+        return [job.sampler.after(latents, job.guide(own), index) for (job, latents, index), own in shares]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +92,7 @@ class Denoising:
 
     model: TextToImage
     spec: JobSpec
-    scheduler: Any
-    timesteps: tuple[int, ...]
+    sampler: Sampler
     encoded: Any
 
     @property
@@ -90,8 +101,13 @@ class Denoising:
         return self.model.dtype
 
     def timestep_of(self, index: int) -> int:
-        """What the model sees next after ``index`` steps."""
-        return self.timesteps[index] if index < len(self.timesteps) else FINISHED
+        """What the model is told next after ``index`` steps, its whole part where it is none."""
+        return int(self.sampler.timesteps[index]) if index < self.spec.shape.steps else FINISHED
+
+    @property
+    def group(self) -> Hashable:
+        """Jobs of this model with the same latents and as many words can make a step together."""
+        return self.latent_shape, tuple(self.encoded.shape[1:])
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -107,20 +123,18 @@ class Denoising:
         """x_T: noise from the seed, drawn as fp32 on the CPU whatever the device, so that everybody gets the same."""
         generator = torch.Generator("cpu").manual_seed(self.spec.seed)
         noise = torch.randn(self.latent_shape, generator=generator, dtype=torch.float32)
-        return (noise * self.scheduler.init_noise_sigma).to(self.model.device, _TORCH_DTYPE[self.dtype])
+        return (noise * self.sampler.first_scale).to(self.model.device, _TORCH_DTYPE[self.dtype])
 
-    @torch.inference_mode()
     def step(self, latents: Any, index: int) -> Any:
         """The latents after step ``index``. One model evaluation, or two in one batch when guided."""
-        timestep = self.timesteps[index]
-        guided = self.spec.shape.guided
-        batch = torch.cat([latents, latents]) if guided else latents
-        batch = self.scheduler.scale_model_input(batch, timestep)
-        told = self.model.parts.unet(batch, timestep, encoder_hidden_states=self.encoded, return_dict=False)[0]
-        if guided:
-            without, with_words = told.chunk(2)
-            told = without + (self.spec.guidance / 1000) * (with_words - without)
-        return self.scheduler.step(told, timestep, latents, return_dict=False)[0]
+        return self.model.step_together([(self, latents, index)])[0]
+
+    def guide(self, told: Any) -> Any:
+        """What the model told of this job's rows, as one: away from what it says without the words."""
+        if not self.spec.shape.guided:
+            return told
+        without, with_words = told.chunk(2)
+        return without + (self.spec.guidance / 1000) * (with_words - without)
 
     def finish(self, latents: Any) -> tuple[Artifact, ...]:
         """x_0 as files: one PNG. Raises BrokenOutput when the latents or the picture are not finite."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ from benchmarks.noop_worker import blank
 from compute.capability import Dtype, ModelCapability
 from compute.catalog import ModelEntry
 from compute.opendevice import Settings
+from compute.openjob import OpenJob
 from compute.pipeline import BrokenOutput, Finished
-from compute.spec import Artifact, JobSpec
+from compute.spec import Artifact, JobShape, JobSpec
 from compute.trace import FINISHED
 from compute.tracestore import TraceStore
 from compute.work import Replay
 from compute.worker import main
 from p2p.errors import Misconfigured
 
+LIMIT = 4  # jobs in a step
 PICTURE = bytes(range(256)) * 12_000  # three parts; what ``slow`` gives is a picture in truth
 
 
@@ -43,29 +45,43 @@ class PretendDevice:
     def load(self, model: bytes) -> None:
         self.on_change(replace(self.entries[model].capability(Dtype.FP32), warm=True, load_ms=1))
 
-    def run(self, job_id: bytes, spec: JobSpec, on_step: Callable[[int, int], None]) -> Finished:
+    def begin(self, job_id: bytes, spec: JobSpec) -> OpenJob:
         trace = self.traces.begin(job_id, Dtype.FP32, keep=True)
-        try:
-            on_step(0, 1)
-            trace.add(spec.shape.steps, b"\0")
-            for step in range(1, spec.shape.steps + 1):
-                if step == 2:
-                    self._obey(spec.prompt, step, on_step)
-                if spec.prompt == "slow" and not self.go.exists():
-                    time.sleep(0.05)
-                timestep = spec.shape.steps - step if step < spec.shape.steps else FINISHED
-                trace.add(timestep, bytes([step % 256]))
-                on_step(step, 1)
-            root = trace.finish()
-        finally:
-            trace.discard()
-        picture = blank(spec.shape.width, spec.shape.height) if spec.prompt == "slow" else PICTURE
-        return Finished((Artifact("image/png", picture),), root, Dtype.FP32, 0, 1)
+        trace.add(spec.shape.steps, b"\0")
+        pretended: Any = Pretended(spec.prompt)
+        return OpenJob(job_id, spec, pretended, pretended, trace, 0, 0, time.monotonic())
+
+    def advance(self, jobs: Sequence[OpenJob]) -> None:
+        if len(jobs) > 1 and jobs[0].spec.prompt == "crowd":
+            raise MemoryError("out of memory")
+        for job in [job for job in jobs if job.index != 2 or self._obey(job.spec.prompt)]:
+            if job.spec.prompt == "slow" and not self.go.exists():
+                time.sleep(0.05)
+            job.index += 1
+            left = job.spec.shape.steps - job.index
+            job.trace.add(left or FINISHED, bytes([job.index % 256]))
+
+    def end(self, job: OpenJob) -> Finished:
+        if job.spec.prompt == "broken":
+            raise BrokenOutput("not finite")
+        shape = job.spec.shape
+        picture = blank(shape.width, shape.height) if job.spec.prompt == "slow" else PICTURE
+        return Finished((Artifact("image/png", picture),), job.trace.finish(), Dtype.FP32, 0, 1)
+
+    def drop(self, job: OpenJob) -> None:
+        job.trace.discard()
+
+    def predict_ms(self, shape: JobShape, jobs: int) -> int:
+        return jobs
+
+    def sharing(self, shape: JobShape) -> tuple[int, int]:
+        return LIMIT, 1
 
     def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes) -> Replay:
         return Replay(abs(noise[0]) * 10**9, 0)
 
-    def _obey(self, prompt: str, step: int, on_step: Callable[[int, int], None]) -> None:
+    def _obey(self, prompt: str) -> bool:
+        """What is done after two steps; whether the job gets on."""
         match prompt:
             case "die":
                 os._exit(3)
@@ -76,16 +92,20 @@ class PretendDevice:
                 raise MemoryError("out of memory")
             case "surprise":
                 raise LookupError("in a library")
-            case "broken":
-                raise BrokenOutput("not finite")
             case "for ever":
-                while True:
-                    time.sleep(0.001)
-                    on_step(step, 1)
+                time.sleep(0.001)
+                return False
             case "wait":
-                while not self.go.exists():
-                    time.sleep(0.001)
-                    on_step(step, 1)
+                time.sleep(0.001)
+                return self.go.exists()
+        return True
+
+
+@dataclass(frozen=True)
+class Pretended:
+    """Jobs with the same prompt share steps."""
+
+    group: str
 
 
 def make(

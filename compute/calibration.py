@@ -1,0 +1,61 @@
+"""Calibration: how much faster a device makes steps of one model when several samples share them.
+
+Measured once when a model is loaded, on the model itself. Shell: it runs the model and looks at a clock. What is made
+of the result is in ``compute/batching.py``.
+"""
+
+from __future__ import annotations
+
+import time
+
+from compute.batching import LEAST_GAIN, SIZES, gains_of
+from compute.pipeline import Pipeline, Run
+
+BUDGET_S = 1.5  # a step that takes so long that this is not enough fills the device alone
+_TIMES = 2
+_MORE = 3  # before a size is given up: the machine may have been busy with something else
+
+
+def calibrate(pipeline: Pipeline, run: Run) -> tuple[tuple[int, ...], float]:
+    """What batches of 1, 2, 4 and 8 do in percent of one alone, as far as they pay, and the seconds of a step alone.
+
+    Stops at a size that does not pay, that finds no memory, or for which no time is left.
+    """
+    started = time.monotonic()
+    latents = run.start()
+    best: list[float] = []
+    for size in SIZES:
+        turns = [(run, latents, 0)] * size
+        spent = time.monotonic() - started
+        if best and spent + best[-1] * 2 * (_TIMES + 1) > BUDGET_S:
+            break
+        try:
+            best.append(_time(pipeline, turns, _TIMES, warm=size > 1))
+            if len(best) > 1 and not _pays(best):
+                best[-2] = min(best[-2], _time(pipeline, turns[: size // 2], _MORE))
+                best[-1] = min(best[-1], _time(pipeline, turns, _MORE))
+        except (MemoryError, RuntimeError):  # torch says a full device with the second
+            if size == 1:
+                raise
+            break
+        if len(best) > 1 and not _pays(best):
+            break
+    return gains_of(size / seconds for size, seconds in zip(SIZES, best, strict=False)), best[0]
+
+
+def _pays(best: list[float]) -> bool:
+    return 2 * best[-2] * 100 >= best[-1] * LEAST_GAIN
+
+
+def _time(pipeline: Pipeline, turns: list[tuple[Run, object, int]], times: int, *, warm: bool = False) -> float:
+    """The shortest of some steps. ``warm``: one more before, since a new size is prepared when it is first seen."""
+    found = list[float]()
+    for number in range(times + warm):
+        started = time.monotonic()
+        for (run, _, _), latents in zip(turns, pipeline.step_together(turns), strict=True):
+            run.to_bytes(latents)  # waits for the device
+        if number or not warm:
+            found.append(time.monotonic() - started)
+        if sum(found) > BUDGET_S:
+            break
+    return min(found)
