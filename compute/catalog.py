@@ -43,6 +43,12 @@ class ModelEntry:
     side_step: int
     max_steps: int
     weight_bytes: int
+    numbers: int = 0
+    licence: str = ""
+
+    def guess(self, dtype: Dtype) -> int:
+        """What it may take when it is loaded, before that was measured: its numbers in this format, and a quarter."""
+        return (max(self.weight_bytes, self.numbers * dtype.size) * 5) // 4
 
     def capability(self, dtype: Dtype) -> ModelCapability:
         """The entry as offered while it is still cold."""

@@ -1,7 +1,7 @@
 """One device and the models on it: loading, running a job step by step with its trace, running a step again.
 
-Everything here blocks and runs in one thread of the worker. The only module beside the pipelines that imports torch;
-knows no socket and no other process.
+Everything here blocks. Jobs run in one thread of the worker, a model may load in a second one meanwhile; which are
+loaded, and when, ``compute/shelf.py`` decides. Imports torch; knows no socket and no other process.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import torch
 
 from compute.capability import MAX_LOAD_MS, Dtype, ModelCapability
 from compute.catalog import ModelEntry
+from compute.footprint import held_by, taken
+from compute.librarian import Brought
 from compute.pipeline import Finished, Pipeline, Run
 from compute.pipelines.text_to_image import decode_png
 from compute.spec import JobShape, JobSpec, Verification
@@ -35,7 +37,7 @@ _MAX_NANO = 2**62
 
 
 class Device:
-    """The models of one device under one memory budget. Invariant: the loaded models fit the budget, or are one.
+    """The models of one device. ``budget`` is what they may take together; the shelf holds it, not the device.
 
     ``on_change`` hears of every model that became warm, cold or was measured.
     """
@@ -49,32 +51,48 @@ class Device:
         budget: int,
         on_change: Callable[[ModelCapability], None],
     ) -> None:
-        self.name, self.dtype, self._traces, self._budget, self._on_change = name, dtype, traces, budget, on_change
+        self.name, self.dtype, self._traces, self.budget, self._on_change = name, dtype, traces, budget, on_change
         self._entries = {entry.model: entry for entry in entries}
         self._known = {entry.model: entry.capability(dtype) for entry in entries}
-        self._loaded: dict[bytes, Pipeline] = {}  # least recently used first
+        self._loaded: dict[bytes, Pipeline] = {}
+        self._jobs = 0  # ever begun: a load beside which none ran can be measured by what the process grew
 
     def load(self, model: bytes) -> Pipeline:
-        """The model, loaded when it is not, others put out for it as needed. Raises Misconfigured, Refused."""
-        if model in self._loaded:
-            self._loaded[model] = self._loaded.pop(model)
-            return self._loaded[model]
+        """The model, loaded when it is not. Raises Misconfigured, Refused."""
+        if model not in self._loaded:
+            self.bring(model)
+        return self._loaded[model]
+
+    def bring(self, model: bytes) -> Brought:
+        """Load a model, warm it up, and measure what it took. Raises Misconfigured, Refused."""
         entry = self._entries.get(model)
         if entry is None:
             raise Refused("NO_MODEL", "not a model of this worker")
-        self._make_room(entry.weight_bytes)
-        started = time.monotonic()
+        jobs, before, started = self._jobs, taken(self.name), time.monotonic()
         pipeline = pipeline_class(entry.pipeline).load(Path(entry.folder), device=self.name, dtype=self.dtype)
-        self._loaded[model] = pipeline
         self._warm_up(pipeline, entry)
-        self._change(replace(self._known[model], warm=True, load_ms=_load_ms(started, time.monotonic())))
-        return pipeline
+        self._loaded[model] = pipeline
+        grown = taken(self.name) - before if jobs == self._jobs else 0
+        brought = Brought(max(1, held_by(pipeline), grown), _load_ms(started, time.monotonic()))
+        self._change(replace(self._known[model], warm=True, load_ms=brought.took_ms))
+        return brought
+
+    def put_out(self, model: bytes) -> None:
+        """Free what a model takes. Unknown or cold ones change nothing."""
+        if self._loaded.pop(model, None) is not None:
+            self._change(replace(self._known[model], warm=False))
+        gc.collect()
+        if self.name.startswith("cuda"):
+            torch.cuda.empty_cache()
+        with suppress(OSError, AttributeError):  # only glibc has it; without it freed weights stay resident
+            ctypes.CDLL(None).malloc_trim(0)
 
     def run(self, job_id: bytes, spec: JobSpec, on_step: Callable[[int, int], None]) -> Finished:
         """Run one job. ``on_step(step, eta_ms)`` is called after every step, and with 0 before the first; it may raise.
 
         Raises Refused, BrokenOutput, and whatever ``on_step`` raises.
         """
+        self._jobs += 1
         started = time.monotonic()
         pipeline = self.load(spec.shape.model)
         begun = time.monotonic()
@@ -119,19 +137,6 @@ class Device:
         ours = torch.from_numpy(job.pixels(job.from_bytes(latents, dtype)).astype(np.float32) / 255)
         claim = torch.from_numpy(claimed.astype(np.float32) / 255)
         return _distance(ours, claim, torch.ones_like(claim))
-
-    def _make_room(self, size: int) -> None:
-        held = sum(self._entries[model].weight_bytes for model in self._loaded)
-        while self._loaded and self._budget and held + size > self._budget:
-            oldest = next(iter(self._loaded))
-            held -= self._entries[oldest].weight_bytes
-            del self._loaded[oldest]
-            self._change(replace(self._known[oldest], warm=False))
-        gc.collect()
-        if self.name.startswith("cuda"):
-            torch.cuda.empty_cache()
-        with suppress(OSError, AttributeError):  # only glibc has it; without it freed weights stay resident
-            ctypes.CDLL(None).malloc_trim(0)
 
     def _warm_up(self, pipeline: Pipeline, entry: ModelEntry) -> None:
         """Two steps at native size: pages the weights in and gives a first speed."""

@@ -1,6 +1,7 @@
 """What runs inside a worker: takes jobs from the node over a Unix socket and runs them on the device one by one.
 
-The event loop only passes messages; the device works in one thread, so health is answered while a step runs. It ends on
+The event loop only passes messages; the device works in one thread and loads models in another, so health is answered
+while a step runs, and a job whose model is warm does not wait for one whose model loads. It ends on
 order, when no node has been there for a minute, or at once when its parent is gone, nobody would start another one and
 nothing is left to hand over.
 Imports torch only in the device's thread. Knows no price and no buyer.
@@ -22,8 +23,10 @@ from compute.capability import Capability, Dtype, ModelCapability
 from compute.catalog import ModelEntry
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.link import Link, LinkBroken
+from compute.modeldesk import ModelDesk, words
 from compute.opendevice import MakeDevice, Settings, in_thread
 from compute.otherprocess import look_up, runs
+from compute.phases import Progress
 from compute.pipeline import BrokenOutput, Cancelled, Finished
 from compute.tracestore import TraceStore
 from p2p.errors import Misconfigured, PeerFault, Refused
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
 
 ATTACH_S = 10.0
 LAST_WORDS_S = 1.0
-MAX_WORDS = 128
 _TIDY_S = 10.0
 _WATCH_S = 0.5
 EXIT_MISCONFIGURED = 2
@@ -42,36 +44,25 @@ EXIT_DEVICE_FAILED = 75
 Outcome = tuple[Any, ...]  # messages, in the order in which they go out
 
 
-class Progress:
-    """What the device does and since when nothing moved. Written by its thread, read by the event loop."""
-
-    def __init__(self) -> None:
-        self.phase, self.moved_at = m.Phase.LOADING, trio.current_time()
-
-    def move(self, phase: m.Phase, now: float) -> None:
-        """The device showed life."""
-        self.phase, self.moved_at = phase, now
-
-
 class WorkerProcess:
-    """One device, one board of jobs, at most one node. Invariant: one thing at a time runs on the device."""
+    """One device, one board of jobs, at most one node. Invariant: one job at a time runs on the device."""
 
     def __init__(
         self, settings: Settings, entries: tuple[ModelEntry, ...], traces: TraceStore, make_device: MakeDevice
     ) -> None:
         self._settings, self._entries, self._traces, self._make_device = settings, entries, traces, make_device
         self._board: JobBoard[Outcome] = JobBoard()
-        self._progress = Progress()
+        self._progress = Progress(trio.current_time())
         self._link: Link | None = None
         self._alone_since = trio.current_time()
         self._keeper = look_up(settings.keeper)
-        self._arrived = trio.Event()
         self._turn = trio.Lock()  # fair: who waits longest gets the device next
         self._opened = trio.Event()
         self._device: Device | None = None
         self._device_name = settings.device
         dtype = Dtype.FP32 if settings.dtype == "auto" else Dtype(settings.dtype)
         self._capability = Capability(tuple(e.capability(dtype) for e in self._entries))
+        self._models = ModelDesk(self._board, self._progress, self._say, lambda: self._capability)
         self._token = trio.lowlevel.current_trio_token()
         self.exit_code = 0
 
@@ -112,21 +103,24 @@ class WorkerProcess:
         me = psutil.Process()
         async for ping in link.messages():
             if isinstance(ping, m.Ping):
-                quiet = int((trio.current_time() - self._progress.moved_at) * 1000)
-                link.say(m.Pong(ping.number, self._progress.phase, quiet, me.memory_info().rss))
+                phase, quiet = self._progress.told(ping.number, trio.current_time())
+                link.say(m.Pong(ping.number, phase, quiet, me.memory_info().rss))
 
     async def _obey(self, link: Link) -> None:
         if self._link is not None:
             await self._link.aclose()
         self._link = link
         self._say(self._ready())
+        self._models.tell_all()
         async with trio.open_nursery() as nursery:
             async for command in link.messages():
                 match command:
                     case m.RunJob():
                         self._submit(command)
                     case m.CancelJob():
-                        self._board.cancel(command.job_id)
+                        self._models.cancel(command.job_id)
+                    case m.PinModel():
+                        self._models.pin(command)
                     case m.OpenTrace():
                         nursery.start_soon(self._open_trace, link, command)
                     case m.ReplayStep() | m.ReplayStart() | m.ReplayPicture():
@@ -153,28 +147,33 @@ class WorkerProcess:
         try:
             job = self._board.submit(command.job_id, command.spec)
         except Refused as exc:
-            self._say(m.JobFailed(command.job_id, exc.code, _words(exc.hint), False))
+            self._say(m.JobFailed(command.job_id, exc.code, words(exc.hint), False))
             return
         if job.state is State.ENDED and job.outcome is not None:
             for message in job.outcome:
                 self._say(message)
         elif job.state is State.QUEUED:
-            self._arrived.set()
+            self._models.want(job)
         else:
             self._say(m.JobStepped(job.job_id, job.step, job.spec.shape.steps, job.eta_ms))
 
     async def _work(self) -> None:
         if not await self._open_device():
             return
-        while True:
-            self._arrived = trio.Event()
-            job = self._board.take()
-            if job is None:
-                self._progress.move(m.Phase.IDLE, trio.current_time())
-                await self._arrived.wait()
-                continue
-            async with self._turn:
-                await self._run(job)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._models.run)
+            while True:
+                self._models.moved = trio.Event()
+                job = self._models.take()
+                if job is None:
+                    self._progress.rest(m.Phase.RUNNING)
+                    await self._models.moved.wait()
+                    continue
+                with self._models.using(job):
+                    async with self._turn:
+                        await self._run(job)
+                if job.state is State.QUEUED:  # a cancel was withdrawn
+                    self._models.want(job)
 
     async def _open_device(self) -> bool:
         make = partial(self._make_device, self._settings, self._entries, self._traces, self._model_changed)
@@ -185,19 +184,13 @@ class WorkerProcess:
             return False
         self._capability = Capability(tuple(entry.capability(self._device.dtype) for entry in self._entries))
         self._say(self._ready())
+        self._models.open(self._device, self._entries)
         self._opened.set()
-        for entry in self._entries:
-            self._progress.move(m.Phase.LOADING, trio.current_time())
-            try:
-                await in_thread(partial(self._device.load, entry.model))
-            except Misconfigured as exc:
-                print(exc, file=sys.stderr)
-                self._say(m.ModelFailed(entry.model, _words(str(exc))))
         return True
 
     async def _run(self, job: BoardJob[Outcome]) -> None:
         assert self._device is not None
-        self._progress.move(m.Phase.LOADING, trio.current_time())
+        self._progress.move(m.Phase.RUNNING, trio.current_time())
         try:
             done = await in_thread(partial(self._device.run, job.job_id, job.spec, partial(self._stepped, job)))
         except Cancelled:
@@ -234,7 +227,7 @@ class WorkerProcess:
             self._say(m.JobStepped(job.job_id, step, job.spec.shape.steps, eta_ms))
 
     def _fail(self, job: BoardJob[Outcome], code: str, hint: str, *, passing: bool) -> None:
-        failed = m.JobFailed(job.job_id, code, _words(hint), passing)
+        failed = m.JobFailed(job.job_id, code, words(hint), passing)
         if self._board.end(job.job_id, (failed,), 0, self._now(), passing=passing):
             self._say(failed)
 
@@ -252,7 +245,7 @@ class WorkerProcess:
         try:
             leaves = await trio.to_thread.run_sync(self._traces.open, command.job_id, command.indexes)
         except Refused as exc:
-            link.say(m.RequestFailed(command.request, exc.code, _words(exc.hint)))
+            link.say(m.RequestFailed(command.request, exc.code, words(exc.hint)))
             return
         for leaf in leaves:
             link.say(m.LeafOpened(command.request, leaf))
@@ -268,14 +261,14 @@ class WorkerProcess:
                 work = partial(device.replay_start, c.spec, c.dtype, c.noise)
             case m.ReplayPicture():
                 work = partial(device.replay_picture, c.spec, c.dtype, c.latents, c.picture)
-        async with self._turn:
-            try:
+        try:
+            async with self._models.borrowed(c.spec.shape.model), self._turn:
                 found = await in_thread(work)
-            except (Refused, Misconfigured) as exc:
-                code = exc.code if isinstance(exc, Refused) else "BROKEN_MODEL"
-                link.say(m.RequestFailed(c.request, code, _words(str(exc))))
-            else:
-                link.say(m.Replayed(c.request, found.max_diff_nano, found.relative_ppm))
+        except (Refused, Misconfigured) as exc:
+            code = exc.code if isinstance(exc, Refused) else "BROKEN_MODEL"
+            link.say(m.RequestFailed(c.request, code, words(str(exc))))
+        else:
+            link.say(m.Replayed(c.request, found.max_diff_nano, found.relative_ppm))
 
     # -- its own end ---------------------------------------------------------------------------------------------
 
@@ -305,11 +298,6 @@ class WorkerProcess:
 
     def _now(self) -> int:
         return int(trio.current_time() * 1000)
-
-
-def _words(text: str) -> str:
-    """What may travel of a text that a library wrote: short, and valid UTF-8."""
-    return text[:MAX_WORDS].encode(errors="replace").decode()
 
 
 def _outcome(job_id: bytes, done: Finished) -> Outcome:
