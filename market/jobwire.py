@@ -170,7 +170,7 @@ class Start:
 @message("progress", 1)
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A step was done; ``eta_ms`` to the end of the work."""
+    """A step was done; ``eta_ms`` to the end of the work. Step 0, said again as time goes on: a model loads."""
 
     job_id: JobId
     attempt: Attempt
