@@ -17,7 +17,8 @@ import trio
 
 from compute.capability import Dtype
 from compute.catalog import ModelEntry
-from compute.modelfolder import DigestCache, read_folder
+from compute.digestcache import DigestCache
+from compute.modelfolder import read_folder
 from compute.offline import go_offline
 from compute.opendevice import ORPHAN_S, MakeDevice, Settings, make_device
 from compute.tracestore import BUDGET, TraceStore

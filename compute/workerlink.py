@@ -14,7 +14,8 @@ import trio
 
 from compute import messages as m
 from compute.capability import Capability
-from compute.modelfolder import DigestCache, read_folder
+from compute.digestcache import DigestCache
+from compute.modelfolder import read_folder
 from compute.spec import Artifact, JobSpec
 from compute.trace import TraceLeaf
 from compute.work import JobResult, Replay, Step, WorkerLost

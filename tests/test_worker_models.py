@@ -27,7 +27,7 @@ A, B, C = job_id("a"), job_id("b"), job_id("c")
 
 
 def config_in(folder: Path, *names: str, **changes: Any) -> WorkerConfig:
-    """A worker of models of seven bytes, each with a name of its own."""
+    """A worker of models of 75 bytes, each with weights of its own."""
     models = tuple(folder / "models" / name for name in names)
     for model in models:
         hollow_model(model, model.name.ljust(7).encode())
@@ -88,14 +88,14 @@ async def test_a_model_that_loads_holds_up_no_warm_one(tmp_path: Path) -> None:
 
 
 async def test_models_take_turns_in_a_memory_that_holds_one(tmp_path: Path) -> None:
-    async with running(config_in(tmp_path, "one", "two", memory=10)) as worker:
+    async with running(config_in(tmp_path, "one", "two", memory=140)) as worker:
         for job, name in ((A, "one"), (B, "two"), (C, "one")):
             assert await worker.generate(job, spec_for(worker, name), ignore)
             await until(lambda name=name: warm(worker) == {name})
 
 
 async def test_a_pinned_model_stays_and_what_does_not_fit_beside_it_is_refused(tmp_path: Path) -> None:
-    async with running(config_in(tmp_path, "one", "two", memory=10)) as worker:
+    async with running(config_in(tmp_path, "one", "two", memory=140)) as worker:
         two = spec_for(worker, "two").shape.model
         worker.pin(two, True)
         await until(lambda: warm(worker) == {"two"})
@@ -108,7 +108,7 @@ async def test_a_pinned_model_stays_and_what_does_not_fit_beside_it_is_refused(t
 
 
 async def test_a_pin_outlives_the_worker_process(tmp_path: Path) -> None:
-    async with running(config_in(tmp_path, "one", "two", memory=10)) as worker:
+    async with running(config_in(tmp_path, "one", "two", memory=140)) as worker:
         two = spec_for(worker, "two").shape.model
         worker.pin(two, True)
         await until(lambda: warm(worker) == {"two"})
