@@ -8,7 +8,6 @@ pipeline: a reader asks for the files that its kind of model has.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,23 +17,16 @@ from typing import Any
 
 from compute.catalog import WeightFile
 from compute.digestcache import DigestCache
+from compute.filekinds import ADAPTERS, CODE, INDEX_SUFFIX, MAX_FILES, PICKLES, REMOTE_KEYS, VOCABULARIES, WEIGHTS
 from compute.flaws import BadModel, Flaw
 from compute.strictjson import check_depth, parse_object
 from compute.weightsheader import PREFIX, check_header, header_length
 
-MAX_FILES = 1024  # entries in one folder
 MAX_CONFIG = 2**20
 MAX_INDEX = 16 * 2**20  # of weights in many files
-MAX_WORDS = 64 * 2**20  # a tokenizer, a vocabulary
+MAXVOCABULARIES = 64 * 2**20  # a tokenizer, a vocabulary
 MAX_CARD = 64 * 1024
 MAX_WEIGHTS = 128 * 2**30
-INDEX_SUFFIX = ".safetensors.index.json"
-WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d{5}-of-\d{5})?\.safetensors")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5", ".npy", ".npz")
-CODE = (".py", ".pyc", ".so", ".dylib", ".dll")
-REMOTE_KEYS = ("auto_map", "custom_pipelines", "custom_pipeline", "trust_remote_code", "custom_generate")
-ADAPTERS = frozenset({"adapter_config.json"})  # names another model, which a library would go and load
-_WORDS = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +97,7 @@ class StrictFolder:
         """What the README says, its first part; empty when there is none that can be read."""
         if not self.has("README.md"):
             return ""
-        return _read(self.open("README.md", MAX_WORDS).path, MAX_CARD).decode(errors="replace")
+        return _read(self.open("README.md", MAXVOCABULARIES).path, MAX_CARD).decode(errors="replace")
 
     def check(self, part: str = "") -> None:
         """Look at all that a library may open in the folder itself, or in one part."""
@@ -160,10 +152,10 @@ class StrictFolder:
         base = name.rpartition("/")[2]
         if base.endswith(INDEX_SUFFIX):
             check_depth(self.read(name, MAX_INDEX), str(path))
-        elif base in _WORDS:
+        elif base in VOCABULARIES:
             if base.endswith(".json"):
-                check_depth(self.read(name, MAX_WORDS), str(path))
-            self.open(name, MAX_WORDS)
+                check_depth(self.read(name, MAXVOCABULARIES), str(path))
+            self.open(name, MAXVOCABULARIES)
         elif base.endswith(".json"):
             self.json(name)
         else:

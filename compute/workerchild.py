@@ -40,8 +40,8 @@ class WorkerConfig:
     ``keeper`` is the process that would restart the node: while it lives, the worker waits even when it has no job.
     ``step_s`` is how long one step may take, ``load_s`` how long a model may load; then the worker is killed.
     ``memory`` bounds what loaded models take (0: a share of what is free), ``resident`` the whole process (0: no
-    bound), both in bytes. ``pinned`` are hashes of models that are always loaded. ``digest_store`` is the file in which
-    the digests of weights are remembered, to be shared with other nodes; else one of its own.
+    bound), both in bytes. ``digest_store`` is the file in which the digests of weights are remembered, to be
+    shared with other nodes; else one of its own.
     """
 
     folder: Path
@@ -52,7 +52,6 @@ class WorkerConfig:
     threads: int = 0
     memory: int = 0
     resident: int = 0
-    pinned: frozenset[bytes] = frozenset()
     digest_store: Path | None = None
     trace_budget: int = BUDGET
     orphan_s: float = ORPHAN_S

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import trio
 from compute import messages as m
 from compute.capability import Capability
 from compute.digestcache import DigestCache
-from compute.modelfolder import read_folder
+from compute.served import Served, read_folders
 from compute.spec import Artifact, JobSpec
 from compute.trace import TraceLeaf
 from compute.work import JobResult, Replay, Step, WorkerLost
@@ -47,12 +48,14 @@ class _Pending:
 class Worker:
     """A Machine in a child process. Invariant: each job handed in ends once: result, refusal, WorkerLost or cancel."""
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, serve: Callable[[], Served] | None = None) -> None:
+        """``serve`` finds the models, in a thread; without it they are the folders of the configuration."""
         self._config = config
+        self._serve = serve or partial(read_folders, config.models, DigestCache(config.digests))
         self._capability = Capability(())
         self._broken: dict[bytes, str] = {}  # models that could not be loaded, and why
         self._shelved: dict[bytes, m.ModelShelved] = {}
-        self._pinned = set(config.pinned)
+        self._pinned = set[bytes]()
         self._pending: dict[bytes, _Pending] = {}
         self._asked: dict[bytes, trio.MemorySendChannel[Any]] = {}
         self._numbers = count(1)
@@ -96,11 +99,11 @@ class Worker:
 
         Raises Misconfigured for a model folder that cannot be served, or a device that is not there.
         """
-        config = self._config
-        cache = DigestCache(config.digests)
-        entries = [await trio.to_thread.run_sync(read_folder, folder, cache) for folder in config.models]
-        self._capability = Capability(tuple(entry.capability(config.offered_dtype) for entry in entries))
-        models = frozenset(entry.model for entry in entries)
+        served = await trio.to_thread.run_sync(self._serve)
+        config = self._config = replace(self._config, models=served.folders)
+        self._pinned |= served.pinned
+        self._capability = Capability(tuple(entry.capability(config.offered_dtype) for entry in served.entries))
+        models = frozenset(entry.model for entry in served.entries)
         self._life = WorkerLife(config, models, self._submit_all, self._hear, self._lose)
         task_status.started()
         try:

@@ -79,6 +79,7 @@ WORKER = (  # compute/messages.py, between a node and its worker
 )
 DOOR = (  # market/localdoor.py, between a running node and a command of the same user
     *("wallet-question", "holdings", "deposit-order", "deposited", "door-refusal"),
+    *("models-question", "models-here", "pin-order", "pin-kept"),
 )
 DISK = (
     "buying-record",

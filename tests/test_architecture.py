@@ -16,28 +16,29 @@ BELOW: dict[str, set[str]] = {
 PURE = {
     "p2p": "admission blobs codec doorkeeper envelope errors framing lookup peer providers pulse redial scores "
     "standing transport",
-    "compute": "capability catalog digest flaws jobboard messages phases picture shelf spec strictjson trace "
-    "weightsheader",
+    "compute": "capability catalog digest filekinds flaws jobboard messages modelref phases picture pullplan shelf "
+    "spec strictjson trace weightsheader",
     "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "
     "transactions",
-    "market": "auction bid bidwire book bookwire demo_tally equivocation following job jobwire loads neighbours "
-    "offer opening pace prefilter protocol quote receipt reconcile refusal reputation restarting scoring "
-    "sealing session",
+    "market": "auction bid bidwire book bookwire demo_tally equivocation following job jobwire loads neighbours offer "
+    "opening pace prefilter protocol quote receipt reconcile refusal reputation restarting scoring sealing "
+    "session",
 }
 SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections dialback discovery gossip hardening heartbeat host identity "
     "inbox kadstore keeper knock limits loglimit mdns memory netstream pipe presence stream transfer",
-    "compute": "device digestcache footprint hardware librarian link modeldesk modelfolder offline opendevice "
-    "otherprocess pipeline pipelines strictfolder tracestore training work worker "
+    "compute": "device digestcache footprint hardware librarian link modeldesk modelfolder modelstore offline "
+    "opendevice otherprocess pins pipeline pipelines pulling served strictfolder tracestore training work worker "
     "workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows sending "
     "transaction_rows transactor txstore wallet",
     "market": "aftermath auctioneer basket bidding bidserver bookfeed bookserver client commands config console "
     "controls conversation counter demo demo_client demo_show demo_stage forked gateway handover hello http "
-    "instance jobrun jobstore keeping lifeline lightclient loaddesk loadfeed localdoor looking offering "
-    "orchestrator outcome overlay parcels progress proofkeeper purchase quotedesk readystreams rolekit roles sale "
-    "servicenotice sessionstore supervisor wallet_commands walletdoor whereabouts",
+    "instance jobrun jobstore keeping lifeline lightclient loaddesk loadfeed localdoor localmodels looking "
+    "model_commands modelbench modeldoor offering orchestrator outcome overlay parcels progress proofkeeper "
+    "purchase quotedesk readystreams rolekit roles sale servicenotice sessionstore supervisor wallet_commands "
+    "walletdoor whereabouts",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from compute import strictfolder
 from compute.digestcache import DigestCache
+from compute.filekinds import MAX_FILES
 from compute.flaws import BadModel, Flaw
 from compute.modelfolder import bundled, bundled_names, read_folder
-from compute.strictfolder import MAX_FILES, StrictFolder
+from compute.strictfolder import StrictFolder
 from compute.strictjson import MAX_DEPTH, parse_object
 from compute.weightsheader import MAX_HEADER, PREFIX, check_header, header_length
 from tests.support.model_folders import as_safetensors, hollow_model
