@@ -40,12 +40,24 @@ if TYPE_CHECKING:
 
 def worker_of(config: Config, instance: Instance, keeper: int = 0) -> Worker:
     """The worker process of an orchestrator; ``keeper`` would restart this node."""
-    from compute.modelfolder import bundled
+    from compute.pins import read_pins
+    from compute.served import Wanted, serve
     from compute.workerchild import WorkerConfig
     from compute.workerlink import Worker
+    from market.modeldoor import cache_of, store_of
 
-    models = config.models or (bundled(),)
-    return Worker(WorkerConfig(instance.path / "worker", models, threads=config.threads, keeper=keeper))
+    cache, shelf = cache_of(config), config.shelf
+    pinned = tuple(dict.fromkeys((*shelf.pinned, *read_pins(instance.path))))
+    wanted = Wanted(config.models, store_of(config), cache, pinned, shelf.pulls, shelf.disk)
+    told = WorkerConfig(
+        instance.path / "worker",
+        (),
+        threads=config.threads,
+        memory=shelf.memory,
+        keeper=keeper,
+        digest_store=cache.store,
+    )
+    return Worker(told, partial(serve, wanted))
 
 
 def role_library() -> ModuleType:
@@ -86,6 +98,13 @@ def root(
     broker: Annotated[str | None, typer.Option(help="Address of the broker contract.")] = None,
     http: Annotated[str | None, typer.Option(help="HOST:PORT of the HTTP face, on loopback.")] = None,
     price: Annotated[str | None, typer.Option(help="Wei per million units; also 500gwei.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model to serve: bundled, a folder, ORG/NAME[@REVISION]; may be repeated.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="What loaded models may take: 6GB; else a share.")] = None,
+    pulls: Annotated[
+        bool | None, typer.Option("--pulls/--no-pulls", help="Fetch models that are missing from the hub.")
+    ] = None,
     log_json: Annotated[bool | None, typer.Option("--log-json", help="Logs as JSON lines.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Every message, on stderr.")] = False,
     supervised: Annotated[
@@ -113,6 +132,8 @@ def root(
         broker=broker,
         http=http,
         price=price,
+        models=tuple(model or ()),
+        shelf={name: told for name, told in (("memory", memory), ("pulls", pulls)) if told is not None},
         log_json=log_json,
     )
     instance = claim(config.home, config.network, role, config.data_dir)

@@ -7,17 +7,19 @@ typed reason before a model library sees it. Knows no tensor and no device.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from compute.capability import Dtype, ModelCapability
+from compute.flaws import BadModel, Flaw
 from compute.spec import MAX_DENOISED_SIDE, MAX_STEPS, MIN_SIDE, SIDE_STEP, TEXT_TO_IMAGE
-from p2p.errors import Misconfigured
 
 PIPELINE_OF_CLASS = {"StableDiffusionPipeline": TEXT_TO_IMAGE}
 LIBRARIES = frozenset({"diffusers", "transformers"})  # code comes from these, never from the folder
 UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})  # never loaded, so not part of the hash
+_LICENCE = re.compile(r"license(_name)?:\s*\S")
 STRETCH = 4  # how far past its native side a model is offered unless its folder says otherwise
 
 
@@ -43,6 +45,12 @@ class ModelEntry:
     side_step: int
     max_steps: int
     weight_bytes: int
+    numbers: int = 0
+    licence: str = ""
+
+    def guess(self, dtype: Dtype) -> int:
+        """What it may take when it is loaded, before that was measured: its numbers in this format, and a quarter."""
+        return (max(self.weight_bytes, self.numbers * dtype.size) * 5) // 4
 
     def capability(self, dtype: Dtype) -> ModelCapability:
         """The entry as offered while it is still cold."""
@@ -61,19 +69,21 @@ class ModelEntry:
 def components(index: Mapping[str, Any]) -> tuple[str, ...]:
     """The parts of a model that are loaded, from its ``model_index.json``.
 
-    Raises Misconfigured for a pipeline class that is not served and for parts whose code is not a known library's.
+    Raises BadModel for a pipeline class that is not served and for parts whose code is not a known library's.
     """
     kind = index.get("_class_name")
-    if kind not in PIPELINE_OF_CLASS:
-        raise Misconfigured(f"no pipeline serves a {str(kind)[:64]}; served are {', '.join(PIPELINE_OF_CLASS)}")
+    if not isinstance(kind, str) or kind not in PIPELINE_OF_CLASS:
+        served = ", ".join(PIPELINE_OF_CLASS)
+        raise BadModel(Flaw.UNSERVED, f"no pipeline serves a {str(kind)[:64]}; served are {served}")
     parts = []
     for part, origin in index.items():
         if part in UNUSED or not isinstance(origin, list) or origin == [None, None]:
             continue
         if len(origin) != 2 or origin[0] not in LIBRARIES:
-            raise Misconfigured(f"part {part[:64]} would run code from {str(origin[0])[:64]}, which is not allowed")
-        if not part.isidentifier():
-            raise Misconfigured(f"{part[:64]!r} is no name of a part")
+            whence = str(origin[0])[:64] if origin else "nowhere"
+            raise BadModel(Flaw.REMOTE_CODE, f"part {part[:64]} would run code from {whence}, which is not allowed")
+        if not part.isidentifier() or len(part) > 64:
+            raise BadModel(Flaw.BAD_NAME, f"{part[:64]!r} is no name of a part")
         parts.append(part)
     return tuple(sorted(parts))
 
@@ -93,13 +103,16 @@ def read_entry(
     configs: Mapping[str, Mapping[str, Any]],
     own: Mapping[str, Any],
     files: tuple[WeightFile, ...],
+    *,
+    numbers: int = 0,
+    licence: str = "",
 ) -> ModelEntry:
     """The entry of a folder: ``configs`` are the files of its parts, ``own`` is ``pasar.json`` or empty.
 
-    Raises Misconfigured with what is wrong, in words for the operator.
+    ``numbers`` is how many its weights hold. Raises BadModel with what is wrong, in words for the operator.
     """
     if not files:
-        raise Misconfigured(f"{folder} has no safetensors weights; other formats are not loaded")
+        raise BadModel(Flaw.INCOMPLETE, f"{folder} has no safetensors weights; other formats are not loaded")
     factor = _vae_factor(configs.get("vae", {}))
     sample = configs.get("unet", {}).get("sample_size", 64)
     guess = _number(sample[0] if isinstance(sample, list) and sample else sample, "unet sample_size", 1, 4096) * factor
@@ -119,23 +132,45 @@ def read_entry(
         side_step=max(SIDE_STEP, factor),
         max_steps=steps,
         weight_bytes=sum(f.size for f in files),
+        numbers=numbers,
+        licence=licence,
     )
+
+
+def licence_of(own: Mapping[str, Any], card: str) -> str:
+    """The licence that a folder states: in its ``pasar.json``, else in the front of its card. Empty when in neither.
+
+    It is a claim, shown and not checked: one line, at most 64 signs.
+    """
+    told = own.get("licence", own.get("license"))
+    if not isinstance(told, str):
+        told = next((line.partition(":")[2] for line in _front(card) if _LICENCE.match(line)), "")
+    return "".join(sign for sign in told if sign.isprintable()).strip().strip("\"'")[:64]
+
+
+def _front(card: str) -> list[str]:
+    """The lines between the first two rules of a card, without the nested ones."""
+    lines = card.splitlines()
+    if not lines or lines[0].strip() != "---":
+        return []
+    end = next((at for at, line in enumerate(lines[1:], 1) if line.strip() == "---"), 0)
+    return sorted(lines[1:end], key=lambda line: line.startswith("license:"))  # a name says more than "other"
 
 
 def _vae_factor(config: Mapping[str, Any]) -> int:
     blocks = config.get("block_out_channels", [0] * 4)
     if not isinstance(blocks, list) or not 1 <= len(blocks) <= 7:
-        raise Misconfigured("vae block_out_channels is no list of 1 to 7")
+        raise BadModel(Flaw.BAD_VALUE, "vae block_out_channels is no list of 1 to 7")
     return int(1 << (len(blocks) - 1))
 
 
 def _number(value: object, what: str, least: int, most: int) -> int:
     if type(value) is not int or not least <= value <= most:
-        raise Misconfigured(f"{what} must be a whole number from {least} to {most}, not {str(value)[:32]}")
+        raise BadModel(Flaw.BAD_VALUE, f"{what} must be a whole number from {least} to {most}, not {str(value)[:32]}")
     return value
 
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or not 1 <= len(value.encode(errors="replace")) <= 96 or not value.isprintable():
-        raise Misconfigured(f"a model's name is 1 to 96 printable bytes, not {str(value)[:32]!r}")
+        raise BadModel(Flaw.BAD_VALUE, f"a model's name is 1 to 96 printable bytes, not {str(value)[:32]!r}")
     return value

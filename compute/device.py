@@ -1,7 +1,7 @@
 """One device and the models on it: loading, making steps of open jobs with their traces, running a step again.
 
-Everything here blocks and runs in one thread of the worker. The only module beside the pipelines that imports torch;
-knows no socket and no other process.
+Everything here blocks. Jobs run in one thread of the worker, a model may load in a second one meanwhile; which are
+loaded, and when, ``compute/shelf.py`` decides. Imports torch; knows no socket and no other process.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +24,8 @@ from compute.batching import crowded, fitting, gain_at, limit_of
 from compute.calibration import calibrate
 from compute.capability import GUESSED_SPEED, MAX_LOAD_MS, Dtype, ModelCapability
 from compute.catalog import ModelEntry
+from compute.footprint import held_by, taken
+from compute.librarian import Brought
 from compute.openjob import OpenJob
 from compute.pipeline import Finished, Pipeline, Run
 from compute.pipelines.text_to_image import decode_png
@@ -39,7 +40,7 @@ _MAX_NANO = 2**62
 
 
 class Device:
-    """The models of one device under one memory budget. Invariant: the loaded models fit the budget, or are one.
+    """The models of one device. ``budget`` is what they may take together; the shelf holds it, not the device.
 
     ``on_change`` hears of every model that became warm, cold or was measured.
     """
@@ -53,40 +54,54 @@ class Device:
         budget: int,
         on_change: Callable[[ModelCapability], None],
     ) -> None:
-        self.name, self.dtype, self._traces, self._budget, self._on_change = name, dtype, traces, budget, on_change
+        self.name, self.dtype, self._traces, self.budget, self._on_change = name, dtype, traces, budget, on_change
         self._entries = {entry.model: entry for entry in entries}
         self._known = {entry.model: entry.capability(dtype) for entry in entries}
-        self._loaded: dict[bytes, Pipeline] = {}  # least recently used first
-        self._busy: Counter[bytes] = Counter()  # open jobs by model
+        self._loaded: dict[bytes, Pipeline] = {}
+        self._jobs = 0  # ever begun: a load beside which none ran can be measured by what the process grew
         self._gains_of: dict[tuple[bytes, int], tuple[int, ...]] = {}  # by model and threads
 
     def load(self, model: bytes) -> Pipeline:
-        """The model, loaded when it is not, others put out for it as needed. Raises Misconfigured, Refused."""
-        if model in self._loaded:
-            self._loaded[model] = self._loaded.pop(model)
-            return self._loaded[model]
+        """The model, loaded when it is not. Raises Misconfigured, Refused."""
+        if model not in self._loaded:
+            self.bring(model)
+        return self._loaded[model]
+
+    def bring(self, model: bytes) -> Brought:
+        """Load a model, warm it up, and measure what it took. Raises Misconfigured, Refused."""
         entry = self._entries.get(model)
         if entry is None:
             raise Refused("NO_MODEL", "not a model of this worker")
-        self._make_room(entry.weight_bytes)
-        started = time.monotonic()
+        jobs, before, started = self._jobs, taken(self.name), time.monotonic()
         pipeline = pipeline_class(entry.pipeline).load(Path(entry.folder), device=self.name, dtype=self.dtype)
-        self._loaded[model] = pipeline
         self._warm_up(pipeline, entry)
-        self._change(replace(self._known[model], warm=True, load_ms=_load_ms(started, time.monotonic())))
-        return pipeline
+        self._loaded[model] = pipeline
+        grown = taken(self.name) - before if jobs == self._jobs else 0
+        brought = Brought(max(1, held_by(pipeline), grown), _load_ms(started, time.monotonic()))
+        self._change(replace(self._known[model], warm=True, load_ms=brought.took_ms))
+        return brought
 
-    def begin(self, job_id: bytes, spec: JobSpec) -> OpenJob:
-        """Give a job its place: load its model, encode its words, draw its noise. Raises Refused, Misconfigured."""
+    def put_out(self, model: bytes) -> None:
+        """Free what a model takes. Unknown or cold ones change nothing."""
+        if self._loaded.pop(model, None) is not None:
+            self._change(replace(self._known[model], warm=False))
+        gc.collect()
+        if self.name.startswith("cuda"):
+            torch.cuda.empty_cache()
+        with suppress(OSError, AttributeError):  # only glibc has it; without it freed weights stay resident
+            ctypes.CDLL(None).malloc_trim(0)
+
+    def begin(self, job_id: bytes, spec: JobSpec, files: Sequence[bytes] = ()) -> OpenJob:
+        """Give a job its place: encode its words, read its inputs, draw its noise. Raises Refused, Misconfigured."""
+        self._jobs += 1
         started = time.monotonic()
         pipeline = self.load(spec.shape.model)
         begun = time.monotonic()
-        run = pipeline.open(spec)
+        run = pipeline.open(spec, files)
         latents = run.start()
         trace = self._traces.begin(job_id, self.dtype, keep=spec.shape.verification is Verification.TRACE)
         job = OpenJob(job_id, spec, pipeline, run, trace, latents, _load_ms(started, begun), begun)
         job.alone_s = time.monotonic() - begun
-        self._busy[spec.shape.model] += 1
         try:
             trace.add(run.timestep_of(0), run.to_bytes(latents))
         except BaseException:
@@ -120,8 +135,6 @@ class Device:
     def drop(self, job: OpenJob) -> None:
         """Give a job up, or what is left of it. Its place is free."""
         job.trace.discard()
-        self._busy[job.spec.shape.model] -= 1
-        self._busy += Counter()  # forgets what is zero
 
     def predict_ms(self, shape: JobShape, jobs: int) -> int:
         """How long ``shape`` takes from its start when so many jobs run at the same time, itself included."""
@@ -142,7 +155,7 @@ class Device:
 
     def replay_step(self, spec: JobSpec, index: int, dtype: Dtype, before: bytes, after: bytes) -> Replay:
         """Re-run one step from committed latents and measure the distance from the latents committed after it."""
-        job = self.load(spec.shape.model).open(spec)
+        job = self.load(spec.shape.model).open(spec, ())
         if index >= spec.shape.steps:
             raise Refused("NO_STEP", "the job has fewer steps", have=spec.shape.steps, need=index + 1)
         source, claim = job.from_bytes(before, dtype), job.from_bytes(after, dtype)
@@ -150,37 +163,23 @@ class Device:
 
     def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes) -> Replay:
         """Compare committed noise with what the seed gives."""
-        job = self.load(spec.shape.model).open(spec)
+        job = self.load(spec.shape.model).open(spec, ())
         claim = job.from_bytes(noise, dtype)
         return _distance(job.start(), claim, claim)
 
     def replay_picture(self, spec: JobSpec, dtype: Dtype, latents: bytes, picture: bytes) -> Replay:
         """Compare a delivered picture with what the committed last latents decode to, in fractions of full white."""
-        job: Run = self.load(spec.shape.model).open(spec)
+        job: Run = self.load(spec.shape.model).open(spec, ())
         claimed = decode_png(picture, spec.shape.width, spec.shape.height)
         ours = torch.from_numpy(job.pixels(job.from_bytes(latents, dtype)).astype(np.float32) / 255)
         claim = torch.from_numpy(claimed.astype(np.float32) / 255)
         return _distance(ours, claim, torch.ones_like(claim))
 
-    def _make_room(self, size: int) -> None:
-        held = sum(self._entries[model].weight_bytes for model in self._loaded)
-        for oldest in [model for model in self._loaded if not self._busy[model]]:  # a busy one keeps its memory anyway
-            if not self._budget or held + size <= self._budget:
-                break
-            held -= self._entries[oldest].weight_bytes
-            del self._loaded[oldest]
-            self._change(replace(self._known[oldest], warm=False))
-        gc.collect()
-        if self.name.startswith("cuda"):
-            torch.cuda.empty_cache()
-        with suppress(OSError, AttributeError):  # only glibc has it; without it freed weights stay resident
-            ctypes.CDLL(None).malloc_trim(0)
-
     def _warm_up(self, pipeline: Pipeline, entry: ModelEntry) -> None:
         """Steps at native size, in batches if that was not measured yet: pages the weights in, gives a first speed."""
         side = max(entry.side_step, entry.native_side - entry.native_side % entry.side_step)
         shape = JobShape(entry.pipeline, entry.model, side, side, min(2, entry.max_steps), True)
-        run = pipeline.open(JobSpec(shape, "", "", 2000, 0, bytes(16)))
+        run = pipeline.open(JobSpec(shape, "", "", 2000, 0, bytes(16)), ())
         run.finish(pipeline.step_together([(run, run.start(), 0)])[0])
         key = entry.model, torch.get_num_threads()
         if key not in self._gains_of:

@@ -3,7 +3,7 @@
     state      submit        take      progress   end               cancel            expire
     -------------------------------------------------------------------------------------------
     (none)     QUEUED        -         -          -                 -                 -
-    QUEUED     same          RUNNING   -          -                 (none)            -
+    QUEUED     same          RUNNING   -          ENDED (declined)  (none)            -
     RUNNING    same          -         RUNNING    ENDED             CANCELLING        -
     CANCELLING RUNNING       -         CANCELLING (none)            CANCELLING        -
     ENDED      same; QUEUED  -         -          -                 (none)            (none)
@@ -16,6 +16,7 @@ Pure: time is ``now`` in milliseconds, results are opaque. Knows no device and n
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -48,6 +49,7 @@ class BoardJob(Generic[Outcome]):
 
     job_id: bytes
     spec: JobSpec
+    files: tuple[bytes, ...] = ()
     due: int | None = None
     state: State = State.QUEUED
     step: int = 0
@@ -77,11 +79,16 @@ class JobBoard(Generic[Outcome]):
         """Whether anything here would be missed if the worker ended now."""
         return bool(self._jobs)
 
+    def queued(self) -> list[BoardJob[Outcome]]:
+        """Jobs that wait, in order of arrival."""
+        found = (self._jobs.get(job_id) for job_id in self._queue)
+        return [job for job in found if job is not None and job.state is State.QUEUED]
+
     def find(self, job_id: bytes) -> BoardJob[Outcome] | None:
         """The job as it stands, if it is known."""
         return self._jobs.get(job_id)
 
-    def submit(self, job_id: bytes, spec: JobSpec) -> BoardJob[Outcome]:
+    def submit(self, job_id: bytes, spec: JobSpec, files: tuple[bytes, ...] = ()) -> BoardJob[Outcome]:
         """Queue a job, or attach to it when it is known. Raises Refused ``CONFLICT`` (another spec), ``BUSY``."""
         known = self._jobs.get(job_id)
         if known is not None and known.spec != spec:
@@ -92,7 +99,7 @@ class JobBoard(Generic[Outcome]):
             return known
         if self.depth >= MAX_JOBS:
             raise Refused("BUSY", "the queue is full", have=MAX_JOBS, need=MAX_JOBS + 1)
-        fresh = self._jobs[job_id] = BoardJob[Outcome](job_id, spec)
+        fresh = self._jobs[job_id] = BoardJob[Outcome](job_id, spec, files)
         self._queue.append(job_id)
         return fresh
 
@@ -102,14 +109,25 @@ class JobBoard(Generic[Outcome]):
         if job is not None:
             job.due = due
 
-    def take(self) -> BoardJob[Outcome] | None:
-        """The next job in order of arrival, now RUNNING; None when nothing waits."""
-        while self._queue:
-            job = self._jobs.get(self._queue.popleft())
-            if job is not None and job.state is State.QUEUED:
+    def take(self, ready: Callable[[bytes], bool] = lambda model: True) -> BoardJob[Outcome] | None:
+        """The next job in order of arrival whose model is ``ready``, now RUNNING; None when there is none."""
+        for job_id in tuple(self._queue):
+            job = self._jobs.get(job_id)
+            if job is None or job.state is not State.QUEUED:
+                self._queue.remove(job_id)
+            elif ready(job.spec.shape.model):
+                self._queue.remove(job_id)
                 job.state = State.RUNNING
                 return job
         return None
+
+    def decline(self, job_id: bytes, outcome: Outcome, now: int, *, passing: bool) -> bool:
+        """End a job that is still QUEUED. False, and nothing changes, for any other."""
+        job = self._jobs.get(job_id)
+        if job is None or job.state is not State.QUEUED:
+            return False
+        job.state = State.RUNNING
+        return self.end(job_id, outcome, 0, now, passing=passing)
 
     def progress(self, job_id: bytes, step: int, eta_ms: int) -> None:
         """Note how far a running job is."""
@@ -140,6 +158,7 @@ class JobBoard(Generic[Outcome]):
             del self._jobs[job_id]
             return False
         job.state, job.outcome, job.size, job.passing, job.ended_at = State.ENDED, outcome, size, passing, now
+        job.files = ()
         self._shed()
         return True
 

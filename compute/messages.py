@@ -89,6 +89,26 @@ class Calibrated:
     gains: Gains
 
 
+@message("worker-pin", 1)
+@dataclass(frozen=True, slots=True)
+class PinModel:
+    """Load this model and keep it loaded, or no longer. One that does not fit is answered with ``ModelFailed``."""
+
+    model: Hash
+    pinned: bool
+
+
+@message("worker-shelved", 1)
+@dataclass(frozen=True, slots=True)
+class ModelShelved:
+    """Where a model is on the worker's shelf, said on change: what it takes in bytes, measured once it was loaded."""
+
+    model: Hash
+    place: Annotated[str, Size(1, 16)]
+    cost: Annotated[int, Range(0, 2**53)]
+    pinned: bool
+
+
 @message("worker-run", 2)
 @dataclass(frozen=True, slots=True)
 class RunJob:
@@ -133,6 +153,15 @@ class JobStepped:
     job_id: JobId
     step: StepCount
     steps: StepCount
+    eta_ms: Millis
+
+
+@message("worker-loading", 1)
+@dataclass(frozen=True, slots=True)
+class JobLoading:
+    """The job has no place yet: its model loads first. ``eta_ms`` until the job is done, loading included."""
+
+    job_id: JobId
     eta_ms: Millis
 
 

@@ -1,27 +1,28 @@
-"""Reads model folders: their JSON files and the digests of their weights, cached by path, size and change time.
+"""From a model folder to its entry: finds the reader for its kind, reads strictly, hashes once. Shell.
 
-Shell around ``compute/catalog.py``; imports no model library. Only safetensors are looked at.
+A kind of model is the class that its ``model_index.json`` names, or the architecture of its ``config.json``. Who reads
+it is found under that name in the entry-point group ``pasar.readers``, or here: a function of a StrictFolder, the
+parsed index and a DigestCache that gives a ModelEntry. Readers import no model library: the node calls them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from compute.catalog import ModelEntry, WeightFile, components, read_entry
-from p2p.errors import Misconfigured
+from compute.catalog import PIPELINE_OF_CLASS, ModelEntry, WeightFile, components, licence_of, read_entry
+from compute.digestcache import DigestCache
+from compute.flaws import BadModel, Flaw
+from compute.strictfolder import StrictFolder
 
-MAX_JSON = 2**20
-MAX_FILES = 1024  # entries in one part's folder
-_BLOCK = 2**20
-_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d{5}-of-\d{5})?\.safetensors")
+GROUP = "pasar.readers"
+Reader = Callable[[StrictFolder, Mapping[str, Any], DigestCache], ModelEntry]
+READERS: dict[str, str] = {}  # kind -> "module:function" for kinds that are no diffusers pipeline of ours
+INDEXES = ("model_index.json", "config.json")
 
 
 def bundled(name: str = "tiny") -> Path:
@@ -29,94 +30,70 @@ def bundled(name: str = "tiny") -> Path:
     return Path(str(package_files("compute"))) / "models" / name
 
 
-@dataclass
-class DigestCache:
-    """SHA-256 of files, hashed again only when size or change time differ. ``store`` may be a file that does not exist.
-
-    A damaged store is an empty one: the cache is never believed over a missing entry.
-    """
-
-    store: Path | None = None
-
-    def digest(self, path: Path) -> bytes:
-        """The SHA-256 of ``path``'s bytes."""
-        stat = path.stat()
-        known = self._load()
-        key = str(path.resolve())
-        mark = [stat.st_size, stat.st_mtime_ns]
-        entry = known.get(key)
-        if isinstance(entry, list) and entry[:2] == mark and len(entry) == 3 and _is_hex(entry[2]):
-            return bytes.fromhex(entry[2])
-        digest = _hash_file(path)
-        self._save({**known, key: [*mark, digest.hex()]})
-        return digest
-
-    def _load(self) -> dict[str, Any]:
-        if self.store is None or not self.store.is_file():
-            return {}
-        try:
-            known = _read_json(self.store)
-        except Misconfigured:
-            return {}
-        return dict(known)
-
-    def _save(self, known: Mapping[str, Any]) -> None:
-        if self.store is None:
-            return
-        self.store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh = self.store.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps(dict(list(known.items())[-MAX_FILES:])))
-        fresh.replace(self.store)
+def bundled_names() -> tuple[str, ...]:
+    """The models that ship with the package."""
+    folder = bundled().parent
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(path.name for path in folder.iterdir() if any((path / index).is_file() for index in INDEXES)))
 
 
 def read_folder(folder: Path, cache: DigestCache | None = None) -> ModelEntry:
-    """The entry of one local model folder. Raises Misconfigured with the reason. Blocks: hashes files."""
-    folder = folder.resolve()
-    if not (folder / "model_index.json").is_file():
-        raise Misconfigured(f"{folder} is no model folder: it has no model_index.json")
-    index = _read_json(folder / "model_index.json")
-    cache = cache or DigestCache()
+    """The entry of one local model folder. Raises BadModel with the reason. Blocks: hashes files."""
+    strict = StrictFolder(folder)
+    name = next((index for index in INDEXES if strict.has(index)), None)
+    if name is None:
+        raise BadModel(
+            Flaw.NO_MODEL, f"{strict.path} is no model folder: it has no model_index.json and no config.json"
+        )
+    strict.check()
+    index = strict.json(name)
+    return reader_of(kind_of(index))(strict, index, cache or DigestCache())
+
+
+def kind_of(index: Mapping[str, Any]) -> str:
+    """What kind of model an index describes, in the words of the library that wrote it."""
+    kind, architectures = index.get("_class_name"), index.get("architectures")
+    if isinstance(kind, list):
+        raise BadModel(Flaw.REMOTE_CODE, "the model's class is code of its own, which is never run")
+    if kind is None and isinstance(architectures, list) and architectures:
+        kind = architectures[0]
+    return str(kind)[:64]
+
+
+def reader_of(kind: str) -> Reader:
+    """Who reads models of this kind. Raises BadModel for one that nothing here serves."""
+    found = next(iter(entry_points(group=GROUP, name=kind)), None)
+    if found is not None:
+        loaded: Reader = found.load()
+        return loaded
+    if kind in READERS:
+        module, _, attribute = READERS[kind].partition(":")
+        built_in: Reader = getattr(import_module(module), attribute)
+        return built_in
+    if kind in PIPELINE_OF_CLASS:
+        return read_diffusion
+    served = ", ".join(sorted({*PIPELINE_OF_CLASS, *READERS}))
+    raise BadModel(Flaw.UNSERVED, f"no pipeline serves a {kind}; served are {served}")
+
+
+def read_diffusion(folder: StrictFolder, index: Mapping[str, Any], cache: DigestCache) -> ModelEntry:
+    """A diffusers pipeline: a folder of parts, each with its configuration and its weights."""
     configs: dict[str, Mapping[str, Any]] = {}
     weights: list[WeightFile] = []
+    numbers = 0
     for part in components(index):
-        inside = folder / part
-        if not inside.is_dir():
-            raise Misconfigured(f"{folder} lacks its part {part}")
+        folder.check(part)
         for name in ("scheduler_config.json", "config.json"):
-            if (inside / name).is_file():
-                configs[part] = _read_json(inside / name)
-        weights += _weights_of(folder, inside, cache)
-    own = _read_json(folder / "pasar.json") if (folder / "pasar.json").is_file() else {}
-    return read_entry(str(folder), index, configs, own, tuple(weights))
+            if folder.has(f"{part}/{name}"):
+                configs[part] = folder.json(f"{part}/{name}")
+        found, count = folder.weights(cache, part)
+        weights, numbers = weights + found, numbers + count
+    own = own_words(folder)
+    licence = licence_of(own, folder.card())
+    return read_entry(str(folder.path), index, configs, own, tuple(weights), numbers=numbers, licence=licence)
 
 
-def _weights_of(folder: Path, inside: Path, cache: DigestCache) -> list[WeightFile]:
-    names = sorted(os.listdir(inside))
-    if len(names) > MAX_FILES:
-        raise Misconfigured(f"{inside} has more than {MAX_FILES} files")
-    paths = [inside / name for name in names if _WEIGHTS.fullmatch(name)]
-    return [WeightFile(path.relative_to(folder).as_posix(), path.stat().st_size, cache.digest(path)) for path in paths]
-
-
-def _hash_file(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.digest()
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    if path.stat().st_size > MAX_JSON:
-        raise Misconfigured(f"{path} is larger than {MAX_JSON} bytes")
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as exc:
-        raise Misconfigured(f"{path} is no JSON: {exc}") from exc
-    if not isinstance(value, dict):
-        raise Misconfigured(f"{path} is no JSON object")
-    return value
-
-
-def _is_hex(text: object) -> bool:
-    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{64}", text) is not None
+def own_words(folder: StrictFolder) -> Mapping[str, Any]:
+    """What ``pasar.json`` says, where there is one."""
+    return folder.json("pasar.json") if folder.has("pasar.json") else {}

@@ -25,7 +25,8 @@ ORPHAN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How one worker runs. ``memory`` bounds the weights in bytes (0: no bound), ``threads`` 0 is torch's choice.
+    """How one worker runs. ``memory`` bounds what loaded models take in bytes (0: a share of what is free),
+    ``threads`` 0 is torch's choice.
 
     ``parent`` started it; ``keeper``, where it is not 0, would start another parent.
     """
@@ -60,9 +61,10 @@ def make_device(
     import torch
 
     from compute.device import Device, describe, pick
+    from compute.footprint import free_share
 
     hush()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     name, dtype = pick(settings.device, settings.dtype)
-    return Device(name, dtype, entries, traces, settings.memory, on_change), describe(name)
+    return Device(name, dtype, entries, traces, settings.memory or free_share(name), on_change), describe(name)

@@ -78,8 +78,8 @@ class Pipeline(Protocol):
         """Load from a local folder. Raises Misconfigured."""
         ...
 
-    def open(self, spec: JobSpec) -> Run:
-        """Prepare one job. Raises Refused."""
+    def open(self, spec: JobSpec, files: Sequence[bytes]) -> Run:
+        """Prepare one job; ``files`` are its inputs, in the order of the spec. Raises Refused."""
         ...
 
     def step_together(self, turns: Sequence[Turn[Any]]) -> list[Any]:

@@ -23,6 +23,7 @@ import trio
 from compute.batching import MAX_OPEN, Batching
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.messages import Phase
+from compute.modeldesk import ModelDesk
 from compute.opendevice import in_thread
 from compute.openjob import OpenJob
 from compute.pipeline import Finished
@@ -46,8 +47,8 @@ class Told:
 class StepLoop:
     """Invariant: one thing at a time runs on the device, and no more than ``MAX_OPEN`` jobs have a place there."""
 
-    def __init__(self, board: JobBoard[Any], told: Told) -> None:
-        self._board, self._told = board, told
+    def __init__(self, board: JobBoard[Any], models: ModelDesk, told: Told) -> None:
+        self._board, self._models, self._told = board, models, told
         self._open: dict[bytes, tuple[BoardJob[Any], OpenJob]] = {}
         self._done: deque[bytes] = deque()  # of them, those that made their last step
         self._batching = Batching()
@@ -96,6 +97,7 @@ class StepLoop:
                 self._leave(job)
                 self._board.end(job.job_id, (), 0, _now_ms())
                 await self._on_device(partial(device.drop, place))
+                self._models.let_go(job)
 
     async def _ends_and_begins(self, device: Device) -> bool:
         """One after the other in turn, while there are any and time is left for them. False when there was nothing."""
@@ -118,16 +120,18 @@ class StepLoop:
             self._told.finished(job, await self._on_device(partial(device.end, place)))
         except Exception as exc:  # whose fault it is, is judged elsewhere
             await self._told.failed(job, exc, False)
+        self._models.let_go(job)
         return True
 
     async def _begin_one(self, device: Device) -> bool:
-        job = self._board.take() if len(self._open) < MAX_OPEN else None
+        job = self._models.take() if len(self._open) < MAX_OPEN else None
         if job is None:
             return False
-        self._told.moved(Phase.LOADING)
+        self._told.moved(Phase.RUNNING)
         try:
-            place = await self._on_device(partial(device.begin, job.job_id, job.spec))
+            place = await self._on_device(partial(device.begin, job.job_id, job.spec, job.files))
         except Exception as exc:
+            self._models.let_go(job)
             await self._told.failed(job, exc, False)
             return True
         self._open[job.job_id] = job, place
@@ -196,6 +200,7 @@ class StepLoop:
         job, place = self._open[job_id]
         self._leave(job)
         await self._on_device(partial(device.drop, place))
+        self._models.let_go(job)
         await self._told.failed(job, exc, works)
 
 

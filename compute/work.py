@@ -22,11 +22,15 @@ class WorkerLost(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One finished step: ``step`` of ``steps``, and how long the rest will take."""
+    """One finished step: ``step`` of ``steps``, and how long the rest will take.
+
+    Step 0: the job has its place; with ``loading`` it has none yet, because its model loads first.
+    """
 
     step: int
     steps: int
     eta_ms: int
+    loading: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ import trio
 
 from compute.capability import Dtype
 from compute.catalog import ModelEntry
-from compute.modelfolder import DigestCache, read_folder
+from compute.digestcache import DigestCache
+from compute.modelfolder import read_folder
 from compute.offline import go_offline
 from compute.opendevice import ORPHAN_S, MakeDevice, Settings, make_device
 from compute.tracestore import BUDGET, TraceStore
@@ -38,7 +39,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--dtype", default="auto", choices=["auto", *(d.value for d in Dtype)])
     parser.add_argument("--threads", type=int, default=0, help="threads of one step; 0 leaves the choice to torch")
-    parser.add_argument("--memory", type=int, default=0, help="bytes of weights kept loaded; 0 is no bound")
+    parser.add_argument("--memory", type=int, default=0, help="bytes that loaded models may take; 0: a share")
     parser.add_argument("--orphan-seconds", type=float, default=ORPHAN_S, help="how long to wait for a lost node")
     parser.add_argument("--parent", type=int, default=os.getppid(), help=argparse.SUPPRESS)
     parser.add_argument("--keeper", type=int, default=0, help=argparse.SUPPRESS)

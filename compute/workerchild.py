@@ -39,7 +39,9 @@ class WorkerConfig:
 
     ``keeper`` is the process that would restart the node: while it lives, the worker waits even when it has no job.
     ``step_s`` is how long one step may take, ``load_s`` how long a model may load; then the worker is killed.
-    ``memory`` bounds loaded weights, ``resident`` the whole process (0: no bound), both in bytes.
+    ``memory`` bounds what loaded models take (0: a share of what is free), ``resident`` the whole process (0: no
+    bound), both in bytes. ``digest_store`` is the file in which the digests of weights are remembered, to be
+    shared with other nodes; else one of its own.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class WorkerConfig:
     threads: int = 0
     memory: int = 0
     resident: int = 0
+    digest_store: Path | None = None
     trace_budget: int = BUDGET
     orphan_s: float = ORPHAN_S
     keeper: int = 0
@@ -61,7 +64,7 @@ class WorkerConfig:
     @property
     def digests(self) -> Path:
         """The cache of file digests, shared by node and workers."""
-        return self.folder / "digests.json"
+        return self.digest_store or self.folder / "digests.json"
 
     @property
     def offered_dtype(self) -> Dtype:

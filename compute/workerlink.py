@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ import trio
 from compute import messages as m
 from compute.batching import MAX_OPEN, crowded, fitting
 from compute.capability import Capability
-from compute.modelfolder import DigestCache, read_folder
+from compute.digestcache import DigestCache
+from compute.served import Served, read_folders
 from compute.spec import Artifact, JobShape, JobSpec
 from compute.trace import TraceLeaf
 from compute.work import JobResult, Replay, Step, WorkerLost
@@ -49,9 +51,14 @@ class _Pending:
 class Worker:
     """A Machine in a child process. Invariant: each job handed in ends once: result, refusal, WorkerLost or cancel."""
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, serve: Callable[[], Served] | None = None) -> None:
+        """``serve`` finds the models, in a thread; without it they are the folders of the configuration."""
         self._config = config
+        self._serve = serve or partial(read_folders, config.models, DigestCache(config.digests))
         self._capability = Capability(())
+        self._broken: dict[bytes, str] = {}  # models that could not be loaded, and why
+        self._shelved: dict[bytes, m.ModelShelved] = {}
+        self._pinned = set[bytes]()
         self._pending: dict[bytes, _Pending] = {}
         self._gains: dict[bytes, tuple[int, ...]] = {}
         self._asked: dict[bytes, trio.MemorySendChannel[Any]] = {}
@@ -75,20 +82,34 @@ class Worker:
         return self._life.pid if self._life else None
 
     def capability(self) -> Capability:
-        """What runs here now; a model that still loads says ``warm=False``."""
-        return self._capability
+        """What runs here now; a model that still loads says ``warm=False``, one that cannot be loaded is not named."""
+        if not self._broken:
+            return self._capability
+        return replace(
+            self._capability, models=tuple(e for e in self._capability.models if e.model not in self._broken)
+        )
+
+    def shelved(self) -> tuple[m.ModelShelved, ...]:
+        """Where each model is, as the worker said last; nothing while it starts."""
+        return tuple(self._shelved.values())
+
+    def pin(self, model: bytes, pinned: bool) -> None:
+        """Keep a model loaded, or no longer; the next worker process is told too."""
+        (self._pinned.add if pinned else self._pinned.discard)(model)
+        self._say(m.PinModel(model, pinned))
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a worker running until cancelled, then end it. Ready when the models are known, before they are warm.
 
         Raises Misconfigured for a model folder that cannot be served, or a device that is not there.
         """
-        config = self._config
-        cache = DigestCache(config.digests)
-        entries = [await trio.to_thread.run_sync(read_folder, folder, cache) for folder in config.models]
-        models_here = tuple(entry.capability(config.offered_dtype) for entry in entries)
-        self._capability = Capability(models_here, MAX_OPEN)
-        models = frozenset(entry.model for entry in entries)
+        served = await trio.to_thread.run_sync(self._serve)
+        config = self._config = replace(self._config, models=served.folders)
+        self._pinned |= served.pinned
+        self._capability = Capability(
+            tuple(entry.capability(config.offered_dtype) for entry in served.entries), MAX_OPEN
+        )
+        models = frozenset(entry.model for entry in served.entries)
         self._life = WorkerLife(config, models, self._submit_all, self._hear, self._lose)
         task_status.started()
         try:
@@ -117,7 +138,7 @@ class Worker:
         due_ms: int = 0,
     ) -> JobResult:
         """Run one job, or attach to it when the worker has it from before. See ``Machine.generate``."""
-        unfit = self._capability.unfit(spec.shape)
+        unfit = self.capability().unfit(spec.shape)
         if unfit is not None:
             raise Refused(unfit.reason.value, have=unfit.have, need=unfit.need)
         if job_id in self._pending:
@@ -200,7 +221,9 @@ class Worker:
         return self._life is not None and self._life.say(message)
 
     def _submit_all(self) -> None:
-        """A connection is up: the worker may know all of these jobs, some, or none."""
+        """A connection is up: the worker may know all of these jobs and pins, some, or none."""
+        for model in self._pinned:
+            self._say(m.PinModel(model, True))
         for job_id, pending in self._pending.items():
             pending.done, pending.parts = None, []
             self._submit(job_id, pending)
@@ -222,6 +245,7 @@ class Worker:
                 pending.put.send_nowait(WorkerLost(reason))
         for put in self._asked.values():
             put.close()
+        self._shelved.clear()
         models = self._capability.models
         self._capability = Capability(tuple(replace(entry, warm=False) for entry in models), self._capability.slots)
 
@@ -229,14 +253,21 @@ class Worker:
         match said:
             case m.Ready():
                 self.device, self._capability = said.device, said.capability
+                self._broken.clear()
             case m.Calibrated():
                 self._gains[said.model] = said.gains
             case m.ModelChanged():
+                if said.entry.warm:
+                    self._broken.pop(said.entry.model, None)
                 self._capability = self._capability.updated(said.entry)
             case m.LeafOpened() | m.Replayed() | m.RequestFailed():
                 if said.request in self._asked:
                     self._asked[said.request].send_nowait(said)
-            case m.JobStepped() | m.JobDone() | m.ArtifactPart() | m.JobFailed():
+            case m.ModelFailed():
+                self._broken[said.model] = said.hint
+            case m.ModelShelved():
+                self._shelved[said.model] = said
+            case m.JobStepped() | m.JobLoading() | m.JobDone() | m.ArtifactPart() | m.JobFailed():
                 if said.job_id in self._pending:
                     self._hear_of_job(self._pending[said.job_id], said)
 
@@ -245,6 +276,8 @@ class Worker:
             case m.JobStepped():
                 pending.begun = True
                 pending.put.send_nowait(Step(said.step, said.steps, said.eta_ms))
+            case m.JobLoading():
+                pending.put.send_nowait(Step(0, pending.spec.shape.steps, said.eta_ms, loading=True))
             case m.JobFailed():
                 failed = WorkerLost(f"{said.code}: {said.hint}") if said.retriable else Refused(said.code, said.hint)
                 pending.put.send_nowait(failed)

@@ -1,7 +1,8 @@
 """What runs inside a worker: takes jobs from the node over a Unix socket and has them run on the device.
 
-The event loop only passes messages; the device works in one thread, so health is answered while a step runs. How jobs
-share it is in ``compute/steploop.py``. The worker ends on
+The event loop only passes messages; the device works in one thread and loads models in another, so health is answered
+while a step runs, and a job whose model is warm does not wait for one whose model loads. How jobs share the device is
+in ``compute/steploop.py``, how models share its memory in ``compute/shelf.py``. The worker ends on
 order, when no node has been there for a minute, or at once when its parent is gone, nobody would start another one and
 nothing is left to hand over.
 Imports torch only in the device's thread. Knows no price and no buyer.
@@ -22,11 +23,15 @@ from compute import messages as m
 from compute.batching import MAX_OPEN
 from compute.capability import Capability, Dtype, ModelCapability
 from compute.catalog import ModelEntry
+from compute.inbasket import Inbasket
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.link import Link, LinkBroken
+from compute.modeldesk import ModelDesk, words
 from compute.opendevice import MakeDevice, Settings, in_thread
 from compute.otherprocess import look_up, runs
+from compute.phases import Progress
 from compute.pipeline import BrokenOutput, Finished
+from compute.spec import JobSpec
 from compute.steploop import StepLoop, Told
 from compute.tracestore import TraceStore
 from p2p.errors import Misconfigured, PeerFault, Refused
@@ -36,24 +41,12 @@ if TYPE_CHECKING:
 
 ATTACH_S = 10.0
 LAST_WORDS_S = 1.0
-MAX_WORDS = 128
 _TIDY_S = 10.0
 _WATCH_S = 0.5
 EXIT_MISCONFIGURED = 2
 EXIT_DEVICE_FAILED = 75
 
 Outcome = tuple[Any, ...]  # messages, in the order in which they go out
-
-
-class Progress:
-    """What the device does and since when nothing moved. Written by its thread, read by the event loop."""
-
-    def __init__(self) -> None:
-        self.phase, self.moved_at = m.Phase.LOADING, trio.current_time()
-
-    def move(self, phase: m.Phase, now: float) -> None:
-        """The device showed life."""
-        self.phase, self.moved_at = phase, now
 
 
 class WorkerProcess:
@@ -65,16 +58,19 @@ class WorkerProcess:
         self._settings, self._entries, self._traces, self._make_device = settings, entries, traces, make_device
         self._board: JobBoard[Outcome] = JobBoard()
         self._calibrated: dict[bytes, m.Calibrated] = {}
-        self._progress = Progress()
+        self._inbasket = Inbasket()
+        self._progress = Progress(trio.current_time())
         self._link: Link | None = None
         self._alone_since = trio.current_time()
         self._keeper = look_up(settings.keeper)
-        self._loop = StepLoop(self._board, Told(self._moved, self._note_step, self._finish, self._failed))
         self._opened = trio.Event()
         self._device: Device | None = None
         self._device_name = settings.device
         dtype = Dtype.FP32 if settings.dtype == "auto" else Dtype(settings.dtype)
         self._capability = Capability(tuple(e.capability(dtype) for e in self._entries), MAX_OPEN)
+        told = Told(self._moved, self._note_step, self._finish, self._failed)
+        self._models = ModelDesk(self._board, self._progress, self._say, lambda: self._capability, self._wake)
+        self._loop = StepLoop(self._board, self._models, told)
         self._token = trio.lowlevel.current_trio_token()
         self.exit_code = 0
 
@@ -115,8 +111,8 @@ class WorkerProcess:
         me = psutil.Process()
         async for ping in link.messages():
             if isinstance(ping, m.Ping):
-                quiet = int((trio.current_time() - self._progress.moved_at) * 1000)
-                link.say(m.Pong(ping.number, self._progress.phase, quiet, me.memory_info().rss))
+                phase, quiet = self._progress.told(ping.number, trio.current_time())
+                link.say(m.Pong(ping.number, phase, quiet, me.memory_info().rss))
 
     async def _obey(self, link: Link) -> None:
         if self._link is not None:
@@ -125,17 +121,23 @@ class WorkerProcess:
         self._say(self._ready())
         for calibrated in self._calibrated.values():
             self._say(calibrated)
+        self._models.tell_all()
         async with trio.open_nursery() as nursery:
             async for command in link.messages():
                 match command:
                     case m.RunJob():
                         self._submit(command)
+                    case m.InputPart():
+                        self._take_in(command)
                     case m.DueJob():
                         self._board.expect(command.job_id, self._now() + command.due_ms)
                         self._loop.expect(command.job_id, self._now() + command.due_ms)
                     case m.CancelJob():
-                        self._board.cancel(command.job_id)
+                        self._inbasket.forget(command.job_id)
+                        self._models.cancel(command.job_id)
                         self._loop.wake()
+                    case m.PinModel():
+                        self._models.pin(command)
                     case m.OpenTrace():
                         nursery.start_soon(self._open_trace, link, command)
                     case m.ReplayStep() | m.ReplayStart() | m.ReplayPicture():
@@ -159,22 +161,37 @@ class WorkerProcess:
     # -- jobs ----------------------------------------------------------------------------------------------------
 
     def _submit(self, command: m.RunJob) -> None:
+        """Take a job in, or go on with it. One with inputs waits for them; one that is known does not need them."""
+        known = self._board.find(command.job_id)
+        if known is not None and not (known.state is State.ENDED and known.passing):
+            self._queue(command.job_id, command.spec, ())
+        elif (files := self._inbasket.expect(command.job_id, command.spec)) is not None:
+            self._queue(command.job_id, command.spec, files)
+
+    def _take_in(self, part: m.InputPart) -> None:
+        if (whole := self._inbasket.take(part.job_id, part.index, part.data)) is not None:
+            self._queue(part.job_id, *whole)
+
+    def _queue(self, job_id: bytes, spec: JobSpec, files: tuple[bytes, ...]) -> None:
         try:
-            job = self._board.submit(command.job_id, command.spec)
+            job = self._board.submit(job_id, spec, files)
         except Refused as exc:
-            self._say(m.JobFailed(command.job_id, exc.code, _words(exc.hint), False))
+            self._say(m.JobFailed(job_id, exc.code, words(exc.hint), False))
             return
         if job.state is State.ENDED and job.outcome is not None:
             for message in job.outcome:
                 self._say(message)
         elif job.state is State.QUEUED:
-            self._loop.wake()
+            self._models.want(job)
         else:
             self._say(m.JobStepped(job.job_id, job.step, job.spec.shape.steps, job.eta_ms))
 
     async def _work(self) -> None:
         device = await self._open_device()
-        if device is not None:
+        if device is None:
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._models.run)
             await self._loop.run(device)
 
     async def _open_device(self) -> Device | None:
@@ -186,18 +203,18 @@ class WorkerProcess:
             return None
         self._capability = Capability(tuple(entry.capability(self._device.dtype) for entry in self._entries), MAX_OPEN)
         self._say(self._ready())
+        self._models.open(self._device, self._entries)
         self._opened.set()
-        for entry in self._entries:
-            self._progress.move(m.Phase.LOADING, trio.current_time())
-            try:
-                await in_thread(partial(self._device.load, entry.model))
-            except Misconfigured as exc:
-                print(exc, file=sys.stderr)
-                self._say(m.ModelFailed(entry.model, _words(str(exc))))
         return self._device
 
+    def _wake(self) -> None:
+        self._loop.wake()
+
     def _moved(self, phase: m.Phase) -> None:
-        self._progress.move(phase, trio.current_time())
+        if phase is m.Phase.IDLE:
+            self._progress.rest(m.Phase.RUNNING)
+        else:
+            self._progress.move(m.Phase.RUNNING, trio.current_time())
 
     def _finish(self, job: BoardJob[Outcome], done: Finished) -> None:
         outcome = _outcome(job.job_id, done)
@@ -227,7 +244,7 @@ class WorkerProcess:
             self._say(m.JobStepped(job.job_id, step, job.spec.shape.steps, eta_ms))
 
     def _fail(self, job: BoardJob[Outcome], code: str, hint: str, *, passing: bool) -> None:
-        failed = m.JobFailed(job.job_id, code, _words(hint), passing)
+        failed = m.JobFailed(job.job_id, code, words(hint), passing)
         if self._board.end(job.job_id, (failed,), 0, self._now(), passing=passing):
             self._say(failed)
 
@@ -250,7 +267,7 @@ class WorkerProcess:
         try:
             leaves = await trio.to_thread.run_sync(self._traces.open, command.job_id, command.indexes)
         except Refused as exc:
-            link.say(m.RequestFailed(command.request, exc.code, _words(exc.hint)))
+            link.say(m.RequestFailed(command.request, exc.code, words(exc.hint)))
             return
         for leaf in leaves:
             link.say(m.LeafOpened(command.request, leaf))
@@ -267,10 +284,11 @@ class WorkerProcess:
             case m.ReplayPicture():
                 work = partial(device.replay_picture, c.spec, c.dtype, c.latents, c.picture)
         try:
-            found = await self._loop.between_steps(work)
+            async with self._models.borrowed(c.spec.shape.model):
+                found = await self._loop.between_steps(work)
         except (Refused, Misconfigured) as exc:
             code = exc.code if isinstance(exc, Refused) else "BROKEN_MODEL"
-            link.say(m.RequestFailed(c.request, code, _words(str(exc))))
+            link.say(m.RequestFailed(c.request, code, words(str(exc))))
         else:
             link.say(m.Replayed(c.request, found.max_diff_nano, found.relative_ppm))
 
@@ -302,11 +320,6 @@ class WorkerProcess:
 
     def _now(self) -> int:
         return int(trio.current_time() * 1000)
-
-
-def _words(text: str) -> str:
-    """What may travel of a text that a library wrote: short, and valid UTF-8."""
-    return text[:MAX_WORDS].encode(errors="replace").decode()
 
 
 def _outcome(job_id: bytes, done: Finished) -> Outcome:

@@ -7,21 +7,22 @@ library takes a second to import, and a mistake on the command line should not.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import trio
 import typer
 
+import market.model_commands
 from compute.spec import TEXT_TO_IMAGE
 from ledger.money import parse_wei
 from market.bid import Prefer
 from market.config import load_config
-from market.console import FAILED, NO_GATEWAY, Exit, configure_logs, show_table
+from market.console import FAILED, Exit, configure_logs, nobody, show_table
 from p2p.errors import Misconfigured
 
 app = typer.Typer()
+app.add_typer(market.model_commands.models, name="models")
 MAX_PROMPT_FILE = 64 * 1024
 MAX_RECEIPT_FILE = 64 * 1024
 MAX_FILE = 2**31
@@ -128,33 +129,6 @@ def offers(
 
 
 @app.command()
-def models(
-    pipeline: Annotated[str, typer.Argument(help="What kind of work.")] = TEXT_TO_IMAGE,
-    local: Annotated[bool, typer.Option("--local", help="What an orchestrator on this machine would serve.")] = False,
-    bootstrap: Annotated[list[str] | None, typer.Option(help="Multiaddr of a bootstrap, with /p2p/PEER.")] = None,
-    network: Annotated[str | None, typer.Option(help="Name of the network.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Directory of this client.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One array on stdout.")] = False,
-) -> None:
-    """List the models on offer, the most offered first, or those of this machine."""
-    from market.looking import local_models, model_as_dict, models_on
-
-    config = load_config(data_dir=data_dir, bootstrap=tuple(bootstrap or ()), network=network)
-    found: list[dict[str, object]] | None
-    if local:
-        found = local_models(config)
-    else:
-        known = trio.run(models_on, config, pipeline)
-        found = None if known is None else [model_as_dict(model) for model in known]
-    if found is None:
-        raise nobody()
-    if as_json:
-        print(json.dumps(found))
-    else:
-        show_table(tuple(found[0]) if found else ("model",), [tuple(map(str, row.values())) for row in found])
-
-
-@app.command()
 def demo(
     as_json: Annotated[
         bool, typer.Option("--json", help="One object on stdout at the end, the story on stderr.")
@@ -168,12 +142,6 @@ def demo(
     code = run_demo(Plan(as_json, keep, folder))
     if code:
         raise Exit(code)
-
-
-def nobody() -> Exit:
-    """Nobody answered: one line, and the exit that says so."""
-    print("pasar: nobody found: start a gateway with --role gateway, or name a --bootstrap", file=sys.stderr)
-    return Exit(NO_GATEWAY)
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:

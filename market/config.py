@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from multiaddr import Multiaddr
 from platformdirs import user_config_path, user_data_path
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -96,10 +96,47 @@ def _price(value: Any) -> Any:
     return parse_wei(value) if isinstance(value, str) else value
 
 
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?([kmgt]?b?)")
+
+
+def _size(value: Any) -> Any:
+    if not isinstance(value, str) or value.isdigit():
+        return int(value) if isinstance(value, str) else value
+    found = _SIZE.fullmatch(value.lower())
+    if found is None or found[2] not in _UNITS:
+        raise ValueError(f"{value!r} is no size; one looks like 6GB or 500MB")
+    return round(float(found[1]) * _UNITS[found[2]])
+
+
+Bytes = Annotated[int, BeforeValidator(_size), Field(ge=0, le=2**53)]
+
+
+class ShelfConfig(BaseModel):
+    """What loaded and fetched models may take: the table ``[shelf]``, or ``PASAR_SHELF__MEMORY`` and its like.
+
+    ``memory`` 0 is a share of what is free, ``disk`` 0 is no limit but the disk's own. ``pulls``: whether a node may
+    fetch models that it is to serve and does not have.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    memory: Bytes = 0
+    disk: Bytes = 50 * 10**9
+    pulls: bool = False
+    pinned: tuple[str, ...] = ()
+
+
 class Config(BaseSettings):
     """Everything one node is told. Frozen; at most 20 fields."""
 
-    model_config = SettingsConfigDict(env_prefix="PASAR_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="PASAR_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
+    )
 
     data_dir: Path | None = None
     home: Path = Field(default_factory=lambda: user_data_path("pasar"))
@@ -115,7 +152,8 @@ class Config(BaseSettings):
     price: Annotated[int, BeforeValidator(_price), Field(ge=0, le=MAX_WEI)] = DEFAULT_PRICE
     slots: int = Field(default=1, ge=1, le=64)
     threads: int = Field(default=0, ge=0, le=256)
-    models: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_listing)] = ()
+    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()
+    shelf: ShelfConfig = ShelfConfig()
     passphrase_file: Path | None = None
     log_json: bool = False
     strict_private: bool = False  # limits for one address hold for loopback and private ranges too
@@ -155,7 +193,7 @@ class Config(BaseSettings):
 
 def load_config(**flags: Any) -> Config:
     """The config of this process. Flags that are None count as not given. Raises Misconfigured."""
-    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    given = {name: value for name, value in flags.items() if value is not None and value not in ((), {})}
     try:
         config = Config(**given)
         for addr in (*config.listen, *config.announce):

@@ -75,6 +75,12 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else DONE  # without standalone mode an Exit comes back as its code
 
 
+def nobody() -> Exit:
+    """Nobody answered: one line, and the exit that says so."""
+    print("pasar: nobody found: start a gateway with --role gateway, or name a --bootstrap", file=sys.stderr)
+    return Exit(NO_GATEWAY)
+
+
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout, as wide as it must be: no cell is cut."""
     table = Table(*headings, box=None, pad_edge=False, header_style="bold")

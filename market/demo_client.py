@@ -69,7 +69,7 @@ class Shopper:
         self._show.say(job, f'bid: text-to-image, "{prompt}"')
 
         def tell(news: BidTaken | JobNews) -> None:
-            if isinstance(news, JobNews) and news.event is News.STEP:
+            if isinstance(news, JobNews) and news.event is News.STEP and news.step:
                 self._show.step(job, news.step, news.steps)
             elif words := job_words(news, self._tally.name_of, _seller(news)):
                 self._show.say(job, words)

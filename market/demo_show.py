@@ -42,7 +42,7 @@ def job_words(news: BidTaken | JobNews, name_of: Callable[[str], str], seller: s
         News.QUOTED: f"{who} quotes {wei_text(news.wei)}",
         News.AWARDED: f"awarded to {who} at {wei_text(news.wei)}",
         News.STARTED: f"{who} has started",
-        News.STEP: "",
+        News.STEP: "" if news.step else f"{who} loads the model first",
         News.SEALED: f"{who} has sealed the picture under a key of its own",
         News.PAID: "",  # the seller says it, with what won
         News.OPENED: "the key fits, and every digest agrees",

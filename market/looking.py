@@ -15,7 +15,6 @@ from typing import TypeVar
 import structlog
 import trio
 
-from compute.modelfolder import bundled, read_folder
 from compute.spec import Verification
 from ledger.money import price_for, wei_text
 from market.bidwire import ModelOnOffer
@@ -238,19 +237,3 @@ def model_as_dict(model: ModelOnOffer) -> dict[str, object]:
         "warm": model.warm,
         "cheapest_wei": model.cheapest,
     }
-
-
-def local_models(config: Config) -> list[dict[str, object]]:
-    """The models that an orchestrator here would serve. Raises Misconfigured for a folder that is none."""
-    entries = [read_folder(folder) for folder in config.models or (bundled(),)]
-    return [
-        {
-            "model": entry.name,
-            "model_hash": entry.model.hex(),
-            "native_side": entry.native_side,
-            "max_side": entry.max_side,
-            "max_steps": entry.max_steps,
-            "folder": entry.folder,
-        }
-        for entry in entries
-    ]

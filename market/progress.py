@@ -36,7 +36,7 @@ def words(news: BidTaken | JobNews) -> str:
         News.QUOTED: f"{who} quotes {wei_text(news.wei)}",
         News.AWARDED: f"awarded to {who} at {wei_text(news.wei)}",
         News.STARTED: f"{who} has started",
-        News.STEP: "",
+        News.STEP: "" if news.step else f"{who} loads the model first: about {-(-news.eta_ms // 1000)} s to the result",
         News.SEALED: "the result is sealed",
         News.PAID: f"tickets worth {wei_text(news.wei)} credited",
         News.OPENED: "the key fits, every digest agrees",
@@ -81,7 +81,7 @@ class PlainDisplay:
 
     def news(self, news: BidTaken | JobNews) -> None:
         text = words(news)
-        if isinstance(news, JobNews) and news.event is News.STEP and news.steps:
+        if isinstance(news, JobNews) and news.event is News.STEP and news.step:
             tenth = 10 * news.step // news.steps
             text = f"step {news.step} of {news.steps}" if tenth != self._tenth else ""
             self._tenth = tenth
@@ -106,7 +106,7 @@ class RichDisplay:
         self._progress.console.print(text, style="dim", highlight=False)
 
     def news(self, news: BidTaken | JobNews) -> None:
-        if isinstance(news, JobNews) and news.event is News.STEP:
+        if isinstance(news, JobNews) and news.event is News.STEP and news.step:
             self._progress.update(self._task, completed=news.step, total=news.steps, visible=True)
         elif text := words(news):
             self.say(text)

@@ -34,6 +34,7 @@ from market.gateway import Gateway, Means
 from market.instance import Instance, claim
 from market.keeping import Keeping
 from market.lifeline import Lifeline
+from market.modeldoor import model_answers
 from market.offering import Terms
 from market.orchestrator import Orchestrator, Supplies
 from market.prefilter import SMALL_JOB, SMALL_JOB_DEVELOPMENT
@@ -227,7 +228,7 @@ async def run_orchestrator(life: Life) -> None:
     machine = life.machines(config, instance)
     await nursery.start(machine.run)  # first: its libraries take seconds to import, and nothing else waits for them
     purse, identity = await open_purse(config, instance, nursery)
-    await nursery.start(wallet_door(instance, purse).run)
+    await nursery.start(wallet_door(instance, purse, model_answers(machine, instance.path, config)).run)
     await fund(purse, 0, 0)
     development, settlement = purse.chain.development, purse.chain.settlement
     terms = ReceivingTerms(lives_for_ms=PARAMS_LIVE_DEVELOPMENT_MS if development else PARAMS_LIVE_MS)

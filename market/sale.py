@@ -274,9 +274,10 @@ class Sale:
 
         def on_step(step: Step) -> None:
             nonlocal started
-            started = started or int(wall() * 1000)
             self.ready_at = now_ms() + step.eta_ms
-            if step.step:
+            if not step.loading:
+                started = started or int(wall() * 1000)
+            if step.step or step.loading:
                 self.talk.post(events.Stepped(step.step, step.steps, step.eta_ms))
 
         self.log.info("work started")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -18,7 +19,7 @@ from ledger.holdings import Holdings, read_holdings
 from ledger.money import Amount
 from market.config import Config, Role
 from market.instance import MAX_INSTANCES, Instance, claim, is_held
-from market.localdoor import ANSWER_S, LocalDoor, knock
+from market.localdoor import ANSWER_S, Answers, LocalDoor, knock
 from p2p.codec import Hash, Wei, message
 from p2p.errors import Misconfigured, PasarError, Unavailable
 
@@ -67,8 +68,8 @@ class Told:
     running: bool
 
 
-def wallet_door(instance: Instance, purse: Purse) -> LocalDoor:
-    """The door of a node that has a wallet."""
+def wallet_door(instance: Instance, purse: Purse, others: Answers = MappingProxyType({})) -> LocalDoor:
+    """The door of a node that has a wallet, and answers ``others`` besides."""
 
     async def show(_: WalletQuestion) -> Holdings:
         return await _holdings(purse)
@@ -76,7 +77,7 @@ def wallet_door(instance: Instance, purse: Purse) -> LocalDoor:
     async def deposit(order: DepositOrder) -> Deposited:
         return await _deposit(purse, order)
 
-    return LocalDoor(instance.path, {WalletQuestion: show, DepositOrder: deposit})
+    return LocalDoor(instance.path, {WalletQuestion: show, DepositOrder: deposit, **others})
 
 
 async def show_wallet(config: Config, role: Role | None) -> Told:

@@ -111,7 +111,7 @@ def test_the_summary_says_when_there_was_no_picture() -> None:
 
 
 def test_news_has_words_or_a_bar() -> None:
-    said = {event: job_words(JobNews(bytes(32), event, wei=5), str, "peer") for event in News}
+    said = {event: job_words(JobNews(bytes(32), event, wei=5, step=1), str, "peer") for event in News}
     assert {event for event, words in said.items() if not words} == {News.STEP, News.PAID, News.AUCTION}
     assert job_words(BidTaken(bytes(32), 7, True, 1000), str, "").endswith("7 wei, twice the cheapest offer")
     assert job_words(BidTaken(bytes(32), 7, False, 1000), str, "").endswith("7 wei")

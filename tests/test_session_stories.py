@@ -111,7 +111,10 @@ def test_a_picture_is_sold() -> None:
             cmd.StartWork(TO, 0),
         ]
     )
+    for eta_ms in (5000, 4000):  # the model loads
+        story >> ev.Stepped(0, 4, eta_ms) << [SEND(wire.Progress(JOB, 1, 0, 4, eta_ms))]
     story >> ev.Stepped(1, 4, 900) << [SEND(wire.Progress(JOB, 1, 1, 4, 900))]
+    story >> ev.Stepped(0, 4, 100) << []
     story >> ev.PreviewMade(1, "image/png", b"px") << [SEND(wire.Preview(JOB, 1, 1, "image/png", b"px"))]
     story >> ev.WorkDone() << [cmd.SealArtifacts(1600, 0)]
     story >> MADE << [told(SEAL), cmd.SendBlob(CIPHER.blob)]
@@ -353,8 +356,12 @@ def test_a_picture_is_bought() -> None:
     story >> wire.TicketsVerdict(JOB, 1, ZERO, b"v0") << [cmd.SettlePayment(ZERO, b"v0")]
     story >> ev.PaymentSettled(ZERO, b"v0", 100) << []
     story >> wire.Start(JOB, 1) << []
+    story >> wire.Progress(JOB, 1, 0, 4, 9000) << [cmd.Report(0, 4, 9000)]
+    story >> wire.Progress(JOB, 1, 0, 4, 8900) << []  # a liar could say every millisecond
+    story >> wire.Progress(JOB, 1, 0, 4, 8000) << [cmd.Report(0, 4, 8000)]
     story >> wire.Progress(JOB, 1, 2, 4, 900) << [cmd.Report(2, 4, 900)]
     story >> wire.Progress(JOB, 1, 1, 4, 950) << []
+    story >> wire.Progress(JOB, 1, 0, 4, 10) << []
     story >> wire.Preview(JOB, 1, 2, "image/png", b"px") << [cmd.ShowPreview(2, "image/png", b"px")]
     story >> SEAL << []
     story >> ev.BlobReceived(CIPHER.blob) << [cmd.Pay(ONE, 1500, 1600, b"sealed-params")]

@@ -242,7 +242,7 @@ def test_numbers_that_are_no_picture_are_a_fault_of_the_model(model: TextToImage
         job.finish(job.start() * float("nan"))
 
 
-def test_models_share_the_memory_that_there_is(tmp_path: Path, folder: Path) -> None:
+def test_a_load_is_measured_and_a_model_can_be_put_out(tmp_path: Path, folder: Path) -> None:
     entry = read_folder(folder)
     twin = replace(entry, model=b"t" * 32)
     warm: dict[bytes, bool] = {}
@@ -251,16 +251,18 @@ def test_models_share_the_memory_that_there_is(tmp_path: Path, folder: Path) -> 
         Dtype.FP32,
         (entry, twin),
         TraceStore(tmp_path),
-        entry.weight_bytes,
+        0,
         lambda change: warm.update({change.model: change.warm}),
     )
-    device.load(entry.model)
-    device.load(twin.model)
+    brought = device.bring(entry.model)
+    assert brought.cost >= sum(file.stat().st_size for file in folder.rglob("*.safetensors")) // 2
+    device.bring(twin.model)
+    assert warm == {entry.model: True, twin.model: True}
+    device.put_out(entry.model)
+    device.put_out(entry.model)
     assert warm == {entry.model: False, twin.model: True}
-    device.load(entry.model)
-    assert warm == {entry.model: True, twin.model: False}
     with pytest.raises(Refused, match="NO_MODEL"):
-        device.load(b"x" * 32)
+        device.bring(b"x" * 32)
 
 
 def test_what_is_not_there_is_said_so(tmp_path: Path) -> None:

@@ -38,6 +38,24 @@ GOLDEN: list[tuple[Any, str]] = [
         ),
     ),
     (
+        m.JobLoading(JOB, 9000),
+        (
+            "94ae776f726b65722d6c6f6164696e6701c4206a6f622e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e"
+            "2e2e2e2ecd2328"
+        ),
+    ),
+    (
+        m.PinModel(b"m" * 32, True),
+        ("94aa776f726b65722d70696e01c4206d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6dc3"),
+    ),
+    (
+        m.ModelShelved(b"m" * 32, "warm", 70_000, True),
+        (
+            "96ae776f726b65722d7368656c76656401c4206d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d"
+            "6d6d6d6da47761726dce00011170c3"
+        ),
+    ),
+    (
         m.RunJob(JOB, SPEC),
         (
             "94aa776f726b65722d72756e02c4206a6f622e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e98"

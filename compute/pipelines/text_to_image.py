@@ -61,7 +61,7 @@ class TextToImage:
         return cls(parts.to(device, _TORCH_DTYPE[dtype]), device, dtype)
 
     @torch.inference_mode()
-    def open(self, spec: JobSpec) -> Denoising:
+    def open(self, spec: JobSpec, files: Sequence[bytes] = ()) -> Denoising:
         """Prepare one job: its schedule and its encoded words. Raises Refused for a schedule the model lacks."""
         sampler = self._schedule.sampler(spec.shape.steps)
         words, no_words = self.parts.encode_prompt(

@@ -12,6 +12,7 @@ from market.jobwire import (
     DEADLINE,
     DONE,
     LOST,
+    MAX_DURATION_MS,
     NO_KEY,
     PAYMENT_REFUSED,
     SILENT,
@@ -38,6 +39,7 @@ PAYING_MS = 60_000  # past the deadline, however often the stream breaks
 GRACE_MS = 8_000  # without a stream, at most; and at most a quarter of what is left
 MAX_REPLACED = 3  # times that one payment is signed anew, and that TicketParams are asked for it
 MAX_TOPPED = 8  # payments beyond those that the award foresees; MAX_PAYMENTS holds all of them
+NEARER = 16  # a loading model is reported again when a sixteenth of its time has gone
 
 LIVE = (S.AWARDED, S.ACCEPTED, S.RUNNING)
 _WAITS = (*LIVE, S.RECEIVING, S.PAYING)
@@ -47,6 +49,7 @@ class Buyer(Machine[BuyingRecord]):
     """One attempt at one job, as the buyer sees it."""
 
     record_class = BuyingRecord
+    _loads_ms = 2 * MAX_DURATION_MS  # what was last reported of a loading model; a restart may report once more
 
     @classmethod
     def of(cls, award: Award) -> Self:
@@ -57,6 +60,13 @@ class Buyer(Machine[BuyingRecord]):
     def wake_at(self) -> int | None:
         """When ``Ticked`` is due, if nothing else happens."""
         return min(self._deadlines().values(), default=None)
+
+    def _comes_nearer(self, eta_ms: int) -> bool:
+        """Whether a loading model is worth a report: a part of its time has gone, so a liar has a few hundred."""
+        nearer = eta_ms < self._loads_ms - self._loads_ms // NEARER
+        if nearer:
+            self._loads_ms = eta_ms
+        return nearer
 
     @property
     def award(self) -> Award:

@@ -123,8 +123,10 @@ class Buying(Buyer):
         return []
 
     def _progress(self, said: Progress, now: int) -> list[Command]:
-        """Steps are reported once, and in order."""
+        """Steps are reported once, and in order; before the first, a loading model as its time gets shorter."""
         self._set(state=S.RUNNING)
+        if not said.step and not self.record.progress and self._comes_nearer(said.eta_ms):
+            return [Report(0, said.steps, said.eta_ms)]
         if not self.record.progress < said.step <= MAX_STEPS:
             return []
         self._set(progress=said.step)

@@ -149,9 +149,9 @@ class Selling(Seller):
         return [StartWork(self.award, self.record.slice)]
 
     def _step(self, stepped: ev.Stepped, now: int) -> list[Command]:
-        """A step is told once."""
+        """A step is told once; before the first, how long it will take is told again: the model loads."""
         last = self.record.progress
-        if last is not None and stepped.step <= last.step:
+        if last is not None and stepped.step <= last.step and (stepped.step or last.step):
             return []
         eta = min(stepped.eta_ms, MAX_DURATION_MS)
         self._set(progress=Progress(*self._name, stepped.step, stepped.steps, eta))

@@ -29,9 +29,15 @@ def hollow_model(folder: Path, weights: bytes = b"weights") -> Path:
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         (folder / part / name).write_text(json.dumps(config))
         index[part] = ["diffusers", part]
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(weights)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(as_safetensors(weights))
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
+
+
+def as_safetensors(data: bytes) -> bytes:
+    """A file of one tensor with these bytes."""
+    header = json.dumps({"t": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
+    return len(header).to_bytes(8, "little") + header + data
 
 
 def random_model(folder: Path) -> Path:

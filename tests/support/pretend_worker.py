@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.noop_worker import blank
 from compute.capability import Dtype, ModelCapability
 from compute.catalog import ModelEntry
+from compute.librarian import Brought
 from compute.opendevice import Settings
 from compute.openjob import OpenJob
 from compute.pipeline import BrokenOutput, Finished
@@ -36,14 +37,29 @@ class PretendDevice:
     """One byte of latents. A file named ``go`` in the folder of the traces ends what ``wait`` or ``slow`` began."""
 
     def __init__(
-        self, entries: tuple[ModelEntry, ...], traces: TraceStore, on_change: Callable[[ModelCapability], None]
+        self,
+        settings: Settings,
+        entries: tuple[ModelEntry, ...],
+        traces: TraceStore,
+        on_change: Callable[[ModelCapability], None],
     ) -> None:
         self.entries, self.traces, self.on_change = {e.model: e for e in entries}, traces, on_change
         self.dtype = Dtype.FP32
+        self.budget = settings.memory
         self.go = traces.folder / "go"
 
-    def load(self, model: bytes) -> None:
-        self.on_change(replace(self.entries[model].capability(Dtype.FP32), warm=True, load_ms=1))
+    def bring(self, model: bytes) -> Brought:
+        """Takes until a file named after the model is there, where its folder has a file ``slowly``."""
+        entry = self.entries[model]
+        while (Path(entry.folder) / "slowly").exists() and not (self.traces.folder / f"load-{entry.name}").exists():
+            time.sleep(0.001)
+        if (Path(entry.folder) / "broken").exists():
+            raise Misconfigured(f"{entry.name} is broken")
+        self.on_change(replace(entry.capability(Dtype.FP32), warm=True, load_ms=1))
+        return Brought(entry.weight_bytes, 1)
+
+    def put_out(self, model: bytes) -> None:
+        self.on_change(self.entries[model].capability(Dtype.FP32))
 
     def begin(self, job_id: bytes, spec: JobSpec) -> OpenJob:
         trace = self.traces.begin(job_id, Dtype.FP32, keep=True)
@@ -116,7 +132,7 @@ def make(
 ) -> tuple[Any, str]:
     if settings.device == "missing":
         raise Misconfigured("no such device")
-    return PretendDevice(entries, traces, on_change), "pretended"
+    return PretendDevice(settings, entries, traces, on_change), "pretended"
 
 
 if __name__ == "__main__":

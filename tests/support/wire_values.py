@@ -28,7 +28,13 @@ from tests.support.market_values import shape, spec_on_files
 VECTORS = Path(__file__).parent.parent / "vectors"
 GOLDEN = VECTORS / "wire-v1.json"
 OTHERS = ("market.json", "jobwire-v1.json", "ledger-v1.json")  # kept by the tests of their own families
-UNTOUCHED = ("compute.training", "compute.pipelines", "compute.worker", "compute.device")  # need a model library
+UNTOUCHED = (
+    "compute.training",
+    "compute.pipelines",
+    "compute.worker",
+    "compute.device",
+    "compute.footprint",
+)  # need a model library
 WRITTEN_OUT: dict[str, Any] = {"JobShape": shape(), "JobSpec": spec_on_files()}
 
 

@@ -1,0 +1,72 @@
+"""What a worker serves: from what an operator named to folders that were read, pinned ones marked. Shell.
+
+Blocks: hashes files, and pulls what is missing where that was allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from compute.catalog import ModelEntry
+from compute.digestcache import DigestCache
+from compute.modelfolder import bundled_names, read_folder
+from compute.modelref import HubModel
+from compute.modelstore import ModelStore
+from compute.pulling import pull
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an operator wants served, and where it may come from. No names: what is bundled.
+
+    ``pulls`` says whether missing models may be fetched, ``disk`` what all fetched ones may take (0: no limit).
+    """
+
+    names: tuple[str, ...]
+    store: ModelStore
+    cache: DigestCache
+    pinned: tuple[str, ...] = ()
+    pulls: bool = False
+    disk: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Models in the order in which they are loaded, each once, and the hashes of those that are pinned."""
+
+    entries: tuple[ModelEntry, ...]
+    pinned: frozenset[bytes]
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where they lie."""
+        return tuple(Path(entry.folder) for entry in self.entries)
+
+
+def serve(wanted: Wanted) -> Served:
+    """Read them all. Raises Misconfigured for the first that cannot be served, Unavailable when a pull fails."""
+    names = dict.fromkeys((*wanted.pinned, *(wanted.names or bundled_names())))
+    folders = [folder_of(wanted, name) for name in names]
+    return read_folders(folders, wanted.cache, {folders[at] for at, name in enumerate(names) if name in wanted.pinned})
+
+
+def read_folders(folders: Iterable[Path], cache: DigestCache, pinned: Collection[Path] = ()) -> Served:
+    """Read folders, each model once: the same weights under two names are one. Raises Misconfigured."""
+    entries: dict[tuple[str, bytes], ModelEntry] = {}
+    kept = set()
+    for folder in folders:
+        entry = read_folder(folder, cache)
+        entries.setdefault((entry.pipeline, entry.model), entry)
+        if folder in pinned:
+            kept.add(entry.model)
+    return Served(tuple(entries.values()), frozenset(kept))
+
+
+def folder_of(wanted: Wanted, name: str) -> Path:
+    """Where a named model lies, fetched first where that is needed and allowed."""
+    ref = wanted.store.parse(name)
+    if wanted.pulls and isinstance(ref, HubModel) and wanted.store.find(ref) is None:
+        return Path(pull(ref, wanted.store, wanted.cache, wanted.disk).entry.folder)
+    return wanted.store.require(name)
