@@ -27,10 +27,18 @@ log = structlog.get_logger(__name__)
 class Aftermath:
     """Of one attempt. ``counted`` is what an earlier life of this process has counted of it."""
 
-    def __init__(self, basket: Basket, seller: PeerId, award: wire.Award, counted: Counted, pace: Pace) -> None:
+    def __init__(
+        self,
+        basket: Basket,
+        seller: PeerId,
+        award: wire.Award,
+        counted: Counted,
+        pace: Pace,
+        asked_at: int | None = None,
+    ) -> None:
         self._b, self._seller, self._award, self._counted, self._pace = basket, seller, award, counted, pace
         self._recipient = address_of(seller)
-        self._begun = now_ms()
+        self._begun, self._asked_at = now_ms(), asked_at
         self._counting = trio.Lock()  # a fault of a stream and one of the machine may come together
 
     async def fault(self, code: str, proof: bytes) -> None:
@@ -67,7 +75,7 @@ class Aftermath:
             reputation.delivered(seller, now, model=shape.model, units=shape.units, run_ms=run_ms, late_ms=late_ms)
         elif end.refusal is not None:
             reputation.refused(seller, now)
-            if end.refusal.code == wire.BUSY and self._quote.hold_ms:
+            if end.refusal.code == wire.BUSY and self._held(now):
                 self._b.report(seller, Fault.REFUSED_FIRM)
         elif self._pace.stalled or end.code in (wire.LOST, wire.SILENT) or (accepted and end.code not in EXCUSED):
             # What a lost one was paid stays as credit with it, and never is the customer's. Its exposure falls; it is
@@ -75,6 +83,13 @@ class Aftermath:
             reputation.failed(seller, now, awarded=self._begun)
             if reputation.view(seller, now).banned:
                 log.warning("a seller is set aside", seller=peer_text(seller)[-8:], code=end.code)
+
+    def _held(self, now: int) -> bool:
+        """Whether the quote held for certain when the award came there: it is not over even now, from the question on.
+
+        Where we were slow ourselves, the place was rightly another's.
+        """
+        return self._asked_at is not None and now - self._asked_at < self._quote.hold_ms
 
     @property
     def _quote(self) -> Quote:

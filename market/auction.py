@@ -13,7 +13,7 @@ once. Pure: ``now`` is milliseconds of a steady clock, chance an argument; signa
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from ledger.money import Settlement
@@ -43,11 +43,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class AwardTo:
-    """Award the job at this quote; answer with ``accepted`` or ``declined``. ``envelope`` is the quote as signed."""
+    """Award the job at this quote; answer with ``accepted`` or ``declined``. ``envelope`` is the quote as signed.
+
+    ``asked_at`` is when its RFQ was decided on: a hold begins no earlier.
+    """
 
     offer: Offer
     quote: Quote
     envelope: Signed
+    asked_at: int = field(default=0, compare=False)
 
     @property
     def seller(self) -> PeerId:
@@ -140,6 +144,7 @@ class Auction:
         barred = set(without)
         self._left = [one for one in matched.candidates if one.seller not in barred]
         self._asked: dict[PeerId, tuple[Candidate, RFQ]] = {}
+        self._asked_when: dict[PeerId, int] = {}
         self._waiting: set[PeerId] = set()
         self._answers: dict[PeerId, _Answer] = {}
         self._tried: set[PeerId] = set()
@@ -240,7 +245,7 @@ class Auction:
         commands: list[Command] = []
         for one in drawn:
             rfq = self._rfq(one, window, single)
-            self._asked[one.seller] = (one, rfq)
+            self._asked[one.seller], self._asked_when[one.seller] = (one, rfq), now
             self._waiting.add(one.seller)
             commands.append(Ask(one.seller, rfq))
         return commands
@@ -296,7 +301,8 @@ class Auction:
 
     def _award(self, answer: _Answer, now: int) -> list[Command]:
         self._tried.add(answer.candidate.seller)
-        self.winner = AwardTo(answer.candidate.posting.offer, answer.quote, answer.envelope)
+        offer = answer.candidate.posting.offer
+        self.winner = AwardTo(offer, answer.quote, answer.envelope, self._asked_when[offer.seller])
         self.phase, self.wake_at = Phase.AWARDING, min(now + AWARD_ANSWER_MS, self.buyer.deadline)
         return [self.winner]
 

@@ -221,7 +221,7 @@ class JobRun:
             return False
         await self._keep()  # handed in before the session's own record, without which no award leaves
         award = self._c.award(self.job, self.bid, award_to, self._deadline)
-        purchase = Purchase(self._c.basket, award_to.seller, Buying.of(award), self.tell)
+        purchase = Purchase(self._c.basket, award_to.seller, Buying.of(award), self.tell, asked_at=award_to.asked_at)
         self.inputs.offer_to(purchase.parcels)
         self._purchases.append(purchase)
         await self._c.start(purchase)

@@ -65,11 +65,13 @@ class Purchase:
         tell: Callable[[JobNews], None],
         *,
         counted: Counted = Counted.NOTHING,
+        asked_at: int | None = None,
     ) -> None:
+        """``asked_at``: when the quote was asked for, on our steady clock; None after a restart."""
         self._b, self.seller, self.session, self._tell = basket, seller, session, tell
         self.award = session.award
         self._pace = Pace(self.award.finish_by_ms)
-        self._aftermath = Aftermath(basket, seller, self.award, counted, self._pace)
+        self._aftermath = Aftermath(basket, seller, self.award, counted, self._pace, asked_at)
         self.recipient = address_of(seller)
         self.parcels = Parcels()
         self.talk = Conversation(

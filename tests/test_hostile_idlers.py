@@ -15,6 +15,7 @@ from benchmarks.noop_worker import NoopWorker
 from market import jobwire as wire
 from market import pace
 from market.aftermath import Aftermath
+from market.conversation import now_ms
 from market.jobwire import BlobRef
 from market.pace import Pace
 from market.parcels import REPEATS, Parcels
@@ -68,10 +69,10 @@ class Store:
     async def count(self, mark: object) -> None: ...
 
 
-def aftermath(award: wire.Award, seen: Pace, **parts: Any) -> Aftermath:
+def aftermath(award: wire.Award, seen: Pace, asked_at: int | None = None, **parts: Any) -> Aftermath:
     told: list[Any] = []
     basket = SimpleNamespace(books=Books(), store=Store(), reputation=Reputation(), measured=told.append, **parts)
-    return Aftermath(cast(Any, basket), Key(9).peer, award, Counted.NOTHING, seen)
+    return Aftermath(cast(Any, basket), Key(9).peer, award, Counted.NOTHING, seen, asked_at)
 
 
 @pytest.mark.parametrize(("signed_ms", "queue", "speed"), [(1, 0, 10), (10_000, 0, 10), (20_000, 0, 5), (1, 1, 10)])
@@ -96,10 +97,22 @@ async def test_a_seller_that_takes_its_held_quote_back_breaks_its_word() -> None
     liar = HostileSeller(None, Key(9), None, None)  # type: ignore[arg-type]
     award = liar.sold_to(stranger(1))
     for code in (wire.BUSY, "EXPOSURE", wire.UNFUNDED):
-        after = aftermath(award, Pace(1), report=lambda peer, fault: faults.append(fault))
+        after = aftermath(award, Pace(1), report=lambda peer, fault: faults.append(fault), asked_at=now_ms())
         refusal = wire.JobRefusal(award.job_id, 1, code)
         await after.close(commands.Close(code, 0, 0, "", refusal), None, 0, accepted=False)
     assert faults == [Fault.REFUSED_FIRM]
+
+
+@pytest.mark.parametrize("ago_ms", [None, 2_000, 60_000])
+async def test_a_seller_is_not_to_blame_for_an_award_that_came_late(ago_ms: int | None) -> None:
+    faults: list[Fault] = []
+    liar = HostileSeller(None, Key(9), None, None)  # type: ignore[arg-type]
+    award = liar.sold_to(stranger(1))
+    asked_at = None if ago_ms is None else now_ms() - ago_ms
+    after = aftermath(award, Pace(1), report=lambda peer, fault: faults.append(fault), asked_at=asked_at)
+    refusal = wire.JobRefusal(award.job_id, 1, wire.BUSY)
+    await after.close(commands.Close(wire.BUSY, 0, 0, "", refusal), None, 0, accepted=False)
+    assert faults == []
 
 
 class Sink:
