@@ -73,7 +73,7 @@ TRANSFERS = ("blob-head", "blob-have")  # p2p/transfer.py
 WORKER = (  # compute/messages.py, between a node and its worker
     *("worker-attach", "worker-ready", "worker-ping", "worker-pong", "worker-end", "capability"),
     *("worker-run", "worker-input", "worker-cancel", "worker-step", "worker-done", "worker-part", "worker-failed"),
-    *("worker-loading", "worker-pin", "worker-shelved"),
+    *("worker-loading", "worker-pin", "worker-shelved", "worker-calibrated", "worker-due"),
     *("worker-model-changed", "worker-model-failed", "worker-open-trace", "worker-leaf", "worker-request-failed"),
     *("worker-replay-step", "worker-replay-start", "worker-replay-picture", "worker-replayed"),
 )

@@ -16,8 +16,8 @@ BELOW: dict[str, set[str]] = {
 PURE = {
     "p2p": "admission blobs codec doorkeeper envelope errors framing lookup peer providers pulse redial scores "
     "standing transport",
-    "compute": "batching capability catalog digest filekinds flaws inbasket jobboard messages modelref phases picture "
-    "pullplan shelf spec strictjson trace weightsheader",
+    "compute": "batching capability catalog digest filekinds flaws inbasket jobboard messages modelref phases "
+    "picture pullplan shelf spec strictjson trace weightsheader",
     "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "
     "transactions",
     "market": "auction bid bidwire book bookwire demo_tally equivocation following job jobwire loads neighbours "
@@ -28,9 +28,10 @@ SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections dialback discovery gossip hardening heartbeat host "
     "identity inbox kadstore keeper knock limits loglimit mdns memory netstream pipe presence quicklock "
     "stream transfer",
-    "compute": "calibration device digestcache footprint hardware librarian link modeldesk modelfolder modelstore offline "
-    "opendevice openjob otherprocess pins pipeline pipelines pulling samplers schedule served steploop strictfolder tracestore training "
-    "work worker workerchild workerlife workerlink workerprocess",
+    "compute": "calibration device digestcache footprint hardware librarian link modeldesk modelfolder modelstore "
+    "offline opendevice openjob otherprocess pins pipeline pipelines pulling samplers schedule served "
+    "steploop strictfolder tracestore training work worker workerchild workerlife workerlink "
+    "workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows "
     "sending transaction_rows transactor txstore wallet",

@@ -164,6 +164,17 @@ GOLDEN: list[tuple[Any, str]] = [
             "2e01c40464617461"
         ),
     ),
+    (
+        m.Calibrated(b"m" * 32, (100, 158, 209)),
+        (
+            "94b1776f726b65722d63616c6962726174656401c4206d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d"
+            "6d6d6d6d6d6d9364cc9eccd1"
+        ),
+    ),
+    (
+        m.DueJob(JOB, 1500),
+        ("94aa776f726b65722d64756501c4206a6f622e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2ecd05dc"),
+    ),
 ]
 
 

@@ -61,7 +61,7 @@ class PretendDevice:
     def put_out(self, model: bytes) -> None:
         self.on_change(self.entries[model].capability(Dtype.FP32))
 
-    def begin(self, job_id: bytes, spec: JobSpec) -> OpenJob:
+    def begin(self, job_id: bytes, spec: JobSpec, files: Sequence[bytes] = ()) -> OpenJob:
         trace = self.traces.begin(job_id, Dtype.FP32, keep=True)
         trace.add(spec.shape.steps, b"\0")
         pretended: Any = Pretended(spec.prompt)
@@ -89,6 +89,9 @@ class PretendDevice:
 
     def predict_ms(self, shape: JobShape, jobs: int) -> int:
         return jobs
+
+    def gains(self, model: bytes) -> tuple[int, ...]:
+        return (100,)
 
     def sharing(self, shape: JobShape) -> tuple[int, int]:
         return LIMIT, 1
