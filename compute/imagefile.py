@@ -38,7 +38,7 @@ DEFAULT = PictureLimits()
 def read_picture(data: bytes, limits: PictureLimits = DEFAULT) -> Image.Image:
     """The picture as RGB, upright, transparent parts white. Of an animation, the first picture.
 
-    Raises Refused: ``PICTURE_TOO_LARGE`` with what is had and allowed, ``BAD_PICTURE`` for all that is no whole picture.
+    Raises Refused: ``PICTURE_TOO_LARGE`` with what is had and allowed, ``BAD_PICTURE`` for what is no whole picture.
     """
     if len(data) > limits.bytes:
         raise Refused("PICTURE_TOO_LARGE", "bytes of the file", have=len(data), need=limits.bytes)
