@@ -31,8 +31,8 @@ from compute.training.world import COLOURS, SHAPES, render
 
 SIDE: Final = 64
 _WORDS: Final = 40  # positions of the decoder
-_BATCH: Final = 32
-_RATE: Final = 1.5e-3
+_BATCH: Final = 24
+_RATE: Final = 2e-3
 _HELD_OUT: Final = 240
 _SPECIAL: Final = ("<pad>", "<start>", "<end>", "<unknown>")
 _FINE: Final = ("embed", "wte", "wpe", "lm_head", "bias_table")
@@ -74,7 +74,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def network(words: PreTrainedTokenizerFast) -> VisionEncoderDecoderModel:
     """An untrained describer of about a million parameters."""
     eyes = SwinConfig(
-        image_size=SIDE, patch_size=4, embed_dim=64, depths=[2, 2], num_heads=[2, 4], window_size=4, mlp_ratio=2.0,
+        image_size=SIDE, patch_size=4, embed_dim=64, depths=[1, 2], num_heads=[2, 4], window_size=4, mlp_ratio=2.0,
         drop_path_rate=0.0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, use_absolute_embeddings=True,
     )  # fmt: skip
     tongue = GPT2Config(

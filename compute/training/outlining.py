@@ -23,7 +23,7 @@ PATCH: Final = 4
 _WIDTH: Final = 96
 _BATCH: Final = 16
 _ASKED: Final = 2  # prompts of each kind for a picture
-_RATE: Final = 1.5e-3
+_RATE: Final = 2e-3
 _HELD_OUT: Final = 100
 _FINE: Final = ("embed", "token", "conv", "patch")
 

@@ -21,11 +21,11 @@ _PLACES: Final = {
 def told_example(rng: Random, *, kept_away: bool = False) -> Example:
     """An example whose caption is what should be said of it; from training, or flat ones kept away from it."""
     while True:
-        draw = rng.random() * (0.75 if kept_away else 1.0)
-        if draw >= 0.75:
+        draw = rng.random() * (0.85 if kept_away else 1.0)
+        if draw >= 0.85:
             caption, canvas = scene(rng)
             return Example(caption, canvas)
-        made = single(rng) if draw < 0.40 else pair(rng) if draw < 0.68 else row(rng) if draw < 0.72 else bare(rng)
+        made = single(rng) if draw < 0.45 else pair(rng) if draw < 0.76 else row(rng) if draw < 0.81 else bare(rng)
         if is_held_out(made) == kept_away:
             return Example(told(made), made.canvas, made.background, made.things, made.relation)
 
