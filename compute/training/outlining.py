@@ -21,7 +21,7 @@ from compute.training.things import Mask, Segmented, segmented
 SIDE: Final = 64
 PATCH: Final = 4
 _WIDTH: Final = 96
-_BATCH: Final = 16
+_BATCH: Final = 8
 _ASKED: Final = 2  # prompts of each kind for a picture
 _RATE: Final = 2e-3
 _HELD_OUT: Final = 100
@@ -62,8 +62,8 @@ def network() -> SamModel:
     """An untrained segmenter of about half a million parameters."""
     eyes = {
         "image_size": SIDE, "patch_size": PATCH, "hidden_size": _WIDTH, "output_channels": _WIDTH,
-        "num_hidden_layers": 3, "num_attention_heads": 4, "mlp_dim": 192, "num_pos_feats": _WIDTH // 2,
-        "window_size": 8, "global_attn_indexes": [1, 2], "use_rel_pos": False, "initializer_range": 0.02,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_dim": 192, "num_pos_feats": _WIDTH // 2,
+        "window_size": 8, "global_attn_indexes": [1], "use_rel_pos": False, "initializer_range": 0.02,
     }  # fmt: skip
     asking = {"image_size": SIDE, "patch_size": PATCH, "hidden_size": _WIDTH}
     answering = {
