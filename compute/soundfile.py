@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from compute.spec import MAX_INPUT
 from compute.wavefile import MAX_CHANNELS, MAX_RATE, MIN_RATE, Wav, is_wav, read_wav
 from p2p.errors import Refused
 
@@ -27,7 +28,7 @@ _MAX_STREAMS = "16"
 class SoundLimits:
     """What is read at most. Memory while reading stays below about ten bytes for each sample at the file's own rate."""
 
-    bytes: int = 64 * 2**20
+    bytes: int = MAX_INPUT
     seconds: int = 3600
 
 

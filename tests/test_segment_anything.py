@@ -34,6 +34,7 @@ from compute.pipelines.segment_anything import (  # noqa: E402
     artifacts,
     box_of,
     check,
+    read_prompt,
 )
 from compute.training.outlining import box_around, point_on  # noqa: E402
 from compute.training.things import segmented  # noqa: E402
@@ -159,6 +160,40 @@ def test_what_cannot_be_asked_is_refused_before_it_costs(sam: Path, prompts: lis
         check(prompts, 64, 64)
     with pytest.raises(Refused, match="BAD_PROMPT"):
         SegmentAnything.load(sam, device="cpu", dtype=Dtype.FP32).segment(Image.new("RGB", (64, 64)), prompts, never)
+
+
+def test_a_prompt_is_read_from_the_texts_of_an_api() -> None:
+    assert read_prompt("[[1, 2.5], [3, 4]]", "[1, 0]") == Prompt((Point(1, 2.5), Point(3, 4, inside=False)))
+    assert read_prompt("[[1, 2]]") == Prompt((Point(1, 2),))
+    assert read_prompt(box="[1, 2, 3, 4]") == Prompt(box=Box(1, 2, 3, 4))
+    assert read_prompt() == Prompt()
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("[[1, 2]", ""),
+        ("[1, 2]", ""),
+        ("[[1, 2, 3]]", ""),
+        ('[["1", 2]]', ""),
+        ("[[1, 2]]", "[1, 1]"),
+        ("[[1, 2]]", "[2]"),
+        ("[[1, 2]]", "[-1]"),
+        ("[[true, 2]]", ""),
+        ("[[NaN, 2]]", ""),
+        ("[[Infinity, 2]]", ""),
+        ("[[1e999, 2]]", ""),
+        ("{}", ""),
+        ("", "", "[1, 2, 3]"),
+        ("", "", "[1, 2, 3, 4, 5]"),
+        ("", "", "7"),
+        ("[" * 100_000, ""),
+        (str([[1, 2]] * 17), ""),
+    ],
+)
+def test_texts_that_are_no_prompt_are_refused(texts: tuple[str, ...]) -> None:
+    with pytest.raises(Refused, match="BAD_PROMPT"):
+        read_prompt(*texts)
 
 
 def test_sam_by_its_folder_gives_what_the_library_gives(sam: Path) -> None:

@@ -20,11 +20,10 @@ from compute.nets.loading import BAD_FILES
 from compute.nets.reading import read_words
 from compute.pipeline import BrokenOutput
 from compute.soundfile import RATE
-from compute.spec import Artifact
+from compute.spec import AUDIO_TO_TEXT, Artifact
 from compute.subtitles import Segment, Transcript, Word, as_json, segments_of, srt, vtt
 from p2p.errors import Misconfigured
 
-AUDIO_TO_TEXT = "audio-to-text"
 JSON, SRT, VTT = "application/json", "application/x-subrip", "text/vtt"
 PIECE = 20 * RATE // FRAME * FRAME  # samples that the bundled listener hears at once
 MARGIN = 2 * RATE // FRAME * FRAME  # samples on either side that it hears as well, more than its frames depend on

@@ -20,10 +20,9 @@ from compute.capability import Dtype
 from compute.imagefile import PictureLimits
 from compute.nets.loading import BAD_FILES
 from compute.pipeline import BrokenOutput
-from compute.spec import Artifact
+from compute.spec import IMAGE_TO_TEXT, Artifact
 from p2p.errors import Misconfigured
 
-IMAGE_TO_TEXT = "image-to-text"
 JSON = "application/json"
 LIMITS: Final = PictureLimits()
 MAX_TOKENS: Final = 64

@@ -23,10 +23,9 @@ from compute.capability import Dtype
 from compute.imagefile import PictureLimits
 from compute.nets.loading import BAD_FILES
 from compute.pipeline import BrokenOutput
-from compute.spec import Artifact
+from compute.spec import SEGMENT_ANYTHING, Artifact
 from p2p.errors import Misconfigured, Refused
 
-SEGMENT_ANYTHING = "segment-anything"
 JSON, PNG = "application/json", "image/png"
 LIMITS: Final = PictureLimits()
 MAX_PROMPTS: Final = 16
@@ -73,6 +72,36 @@ class Segmented:
     mask: Any
     score: float
     box: tuple[int, int, int, int] | None
+
+
+def read_prompt(points: str = "", labels: str = "", box: str = "") -> Prompt:
+    """A prompt from JSON texts, as Livepeer's API writes them: ``[[x, y], ...]``, ``[1, 0, ...]``, ``[x, y, x, y]``.
+
+    Without labels all points are on the thing. Raises Refused ``BAD_PROMPT``.
+    """
+    places, inside, edges = _numbers(points, 2), _numbers(labels, 0), _numbers(box, 0)
+    inside = inside or [1] * len(places)
+    if len(inside) != len(places) or set(inside) - {0, 1} or len(edges) not in (0, 4):
+        raise Refused("BAD_PROMPT", "points, labels and box do not agree")
+    told = tuple(Point(float(x), float(y), on == 1) for (x, y), on in zip(places, inside, strict=True))
+    return Prompt(told, Box(*map(float, edges)) if edges else None)
+
+
+def _numbers(text: str, width: int) -> list[Any]:
+    """A list of numbers, or with a width of lists of that many; empty for no text."""
+    try:
+        told = json.loads(text or "[]")
+    except (ValueError, RecursionError) as exc:
+        raise Refused("BAD_PROMPT", "no JSON") from exc
+    rows = told if isinstance(told, list) and len(told) <= MAX_POINTS else [None]
+    flat = [row if width else [row] for row in rows]
+    if not all(isinstance(row, list) and len(row) == max(1, width) and all(map(_is_number, row)) for row in flat):
+        raise Refused("BAD_PROMPT", "no list of numbers, or too long a one", need=MAX_POINTS)
+    return rows
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**31
 
 
 def check(prompts: Sequence[Prompt], width: int, height: int) -> None:
