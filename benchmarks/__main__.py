@@ -34,6 +34,7 @@ BENCHMARKS = {
     "model": ("benchmarks.model", "run", "what the bundled model draws, judged from pixels"),
     "overhead": ("benchmarks.overhead", "run", "a job of one second through the market, against the worker alone"),
     "prefilter": ("benchmarks.prefilter", "measure", "judging a full book of offers, against a hundredth of it"),
+    "quality": ("benchmarks.quality", "run", "what each bundled model gets right on examples kept out of its training"),
     "transfer": (
         "benchmarks.transfer",
         "run",

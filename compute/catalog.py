@@ -47,6 +47,8 @@ class ModelEntry:
     weight_bytes: int
     numbers: int = 0
     licence: str = ""
+    max_length: int = 0
+    max_input: int = 0
 
     def guess(self, dtype: Dtype) -> int:
         """What it may take when it is loaded, before that was measured: its numbers in this format, and a quarter."""
@@ -63,6 +65,8 @@ class ModelEntry:
             side_step=self.side_step,
             max_steps=self.max_steps,
             dtype=dtype,
+            max_length=self.max_length,
+            max_input=self.max_input,
         )
 
 
@@ -86,6 +90,18 @@ def components(index: Mapping[str, Any]) -> tuple[str, ...]:
             raise BadModel(Flaw.BAD_NAME, f"{part[:64]!r} is no name of a part")
         parts.append(part)
     return tuple(sorted(parts))
+
+
+def kind_of(index: Mapping[str, Any]) -> str:
+    """What kind of model an index describes, in the words of the library that wrote it."""
+    kind, architectures = index.get("_class_name"), index.get("architectures")
+    if isinstance(kind, list):
+        raise BadModel(Flaw.REMOTE_CODE, "the model's class is code of its own, which is never run")
+    if kind is None and isinstance(architectures, list) and architectures:
+        kind = architectures[0]
+    if kind is None:
+        kind = index.get("model_type")
+    return str(kind)[:64]
 
 
 def weights_digest(files: Iterable[WeightFile]) -> bytes:
@@ -125,7 +141,7 @@ def read_entry(
     return ModelEntry(
         folder=folder,
         pipeline=PIPELINE_OF_CLASS[index["_class_name"]],
-        name=_name(own.get("name", folder.rstrip("/").rpartition("/")[2])),
+        name=entry_name(own, folder),
         model=weights_digest(files),
         native_side=native,
         max_side=most,
@@ -135,6 +151,11 @@ def read_entry(
         numbers=numbers,
         licence=licence,
     )
+
+
+def entry_name(own: Mapping[str, Any], folder: str) -> str:
+    """What the model is called: in its ``pasar.json``, else its folder's own name. Raises BadModel."""
+    return _name(own.get("name", folder.rstrip("/").rpartition("/")[2]))
 
 
 def licence_of(own: Mapping[str, Any], card: str) -> str:

@@ -29,13 +29,18 @@ from compute.librarian import Brought
 from compute.openjob import OpenJob
 from compute.pipeline import Finished, Pipeline, Run
 from compute.pipelines.text_to_image import decode_png
-from compute.spec import JobShape, JobSpec, Verification
+from compute.spec import DENOISED, JobShape, JobSpec, Verification
 from compute.tracestore import TraceStore
 from compute.work import Replay
 from p2p.errors import Misconfigured, Refused
 
 GROUP = "pasar.pipelines"
-BUILT_IN = {"text-to-image": "compute.pipelines.text_to_image:TextToImage"}
+BUILT_IN = {
+    "text-to-image": "compute.pipelines.text_to_image:TextToImage",
+    "audio-to-text": "compute.pipelines.audio_to_text:AudioToText",
+    "image-to-text": "compute.pipelines.image_to_text:ImageToText",
+    "segment-anything": "compute.pipelines.segment_anything:SegmentAnything",
+}
 _MAX_NANO = 2**62
 
 
@@ -177,6 +182,8 @@ class Device:
 
     def _warm_up(self, pipeline: Pipeline, entry: ModelEntry) -> None:
         """Steps at native size, in batches if that was not measured yet: pages the weights in, gives a first speed."""
+        if entry.pipeline not in DENOISED:
+            return self._try_out(pipeline, entry)
         side = max(entry.side_step, entry.native_side - entry.native_side % entry.side_step)
         shape = JobShape(entry.pipeline, entry.model, side, side, min(2, entry.max_steps), True)
         run = pipeline.open(JobSpec(shape, "", "", 2000, 0, bytes(16)), ())
@@ -185,6 +192,16 @@ class Device:
         if key not in self._gains_of:
             self._gains_of[key], step_s = calibrate(pipeline, run)
             self._known[entry.model] = self._known[entry.model].measured(side * side * 2000, int(step_s * 1_000_000))
+
+    def _try_out(self, pipeline: Pipeline, entry: ModelEntry) -> None:
+        """One job of the pipeline's own choice, of which the second run is measured: the first pages the weights in."""
+        plain = JobShape(entry.pipeline, entry.model, 0, 0, 1, False, verification=Verification.RECEIPT)
+        spec, files = pipeline.trial(plain)
+        for _ in range(2):
+            started = time.monotonic()
+            run = pipeline.open(spec, files)
+            run.finish(pipeline.step_together([(run, run.start(), 0)])[0])
+        self._known[entry.model] = self._known[entry.model].measured(spec.shape.units, _ms_since(started))
 
     def _change(self, entry: ModelCapability) -> None:
         self._known[entry.model] = entry

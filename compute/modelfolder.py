@@ -14,14 +14,17 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from compute.catalog import PIPELINE_OF_CLASS, ModelEntry, WeightFile, components, licence_of, read_entry
+from compute.catalog import PIPELINE_OF_CLASS, ModelEntry, WeightFile, components, kind_of, licence_of, read_entry
 from compute.digestcache import DigestCache
 from compute.flaws import BadModel, Flaw
-from compute.strictfolder import StrictFolder
+from compute.plainmodels import KINDS
+from compute.strictfolder import StrictFolder, own_words
 
 GROUP = "pasar.readers"
 Reader = Callable[[StrictFolder, Mapping[str, Any], DigestCache], ModelEntry]
-READERS: dict[str, str] = {}  # kind -> "module:function" for kinds that are no diffusers pipeline of ours
+READERS = dict.fromkeys(
+    KINDS, "compute.plainmodels:read_plain"
+)  # kind -> "module:function" for kinds that are no diffusers pipeline of ours
 INDEXES = ("model_index.json", "config.json")
 
 
@@ -49,16 +52,6 @@ def read_folder(folder: Path, cache: DigestCache | None = None) -> ModelEntry:
     strict.check()
     index = strict.json(name)
     return reader_of(kind_of(index))(strict, index, cache or DigestCache())
-
-
-def kind_of(index: Mapping[str, Any]) -> str:
-    """What kind of model an index describes, in the words of the library that wrote it."""
-    kind, architectures = index.get("_class_name"), index.get("architectures")
-    if isinstance(kind, list):
-        raise BadModel(Flaw.REMOTE_CODE, "the model's class is code of its own, which is never run")
-    if kind is None and isinstance(architectures, list) and architectures:
-        kind = architectures[0]
-    return str(kind)[:64]
 
 
 def reader_of(kind: str) -> Reader:
@@ -92,8 +85,3 @@ def read_diffusion(folder: StrictFolder, index: Mapping[str, Any], cache: Digest
     own = own_words(folder)
     licence = licence_of(own, folder.card())
     return read_entry(str(folder.path), index, configs, own, tuple(weights), numbers=numbers, licence=licence)
-
-
-def own_words(folder: StrictFolder) -> Mapping[str, Any]:
-    """What ``pasar.json`` says, where there is one."""
-    return folder.json("pasar.json") if folder.has("pasar.json") else {}

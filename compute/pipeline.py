@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 from compute.capability import Dtype
-from compute.spec import Artifact, JobSpec
+from compute.spec import Artifact, JobShape, JobSpec
 
 AnyRun = TypeVar("AnyRun")
 Turn: TypeAlias = tuple[AnyRun, Any, int]  # a job's run, its latents, the index of the step that it makes next
@@ -80,6 +80,13 @@ class Pipeline(Protocol):
 
     def open(self, spec: JobSpec, files: Sequence[bytes]) -> Run:
         """Prepare one job; ``files`` are its inputs, in the order of the spec. Raises Refused."""
+        ...
+
+    def trial(self, shape: JobShape) -> tuple[JobSpec, tuple[bytes, ...]]:
+        """A small job to measure a loaded model by, with its inputs, of a shape like this one.
+
+        Not asked of what denoises: there the device knows what to try.
+        """
         ...
 
     def step_together(self, turns: Sequence[Turn[Any]]) -> list[Any]:

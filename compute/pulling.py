@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compute.catalog import ModelEntry, components
+from compute.catalog import ModelEntry, components, kind_of
 from compute.digestcache import DigestCache
 from compute.flaws import BadModel, Flaw
 from compute.hardware import free_disk
-from compute.modelfolder import INDEXES, kind_of, read_folder, reader_of
+from compute.modelfolder import INDEXES, read_folder, reader_of
 from compute.modelref import HubModel
 from compute.modelstore import ModelStore, size_of
 from compute.pullplan import Remote, check_disk, plan

@@ -169,6 +169,11 @@ class StrictFolder:
         return real
 
 
+def own_words(folder: StrictFolder) -> Mapping[str, Any]:
+    """What ``pasar.json`` says, where there is one."""
+    return folder.json("pasar.json") if folder.has("pasar.json") else {}
+
+
 def _cache_root(folder: Path) -> Path | None:
     """The part of a hub's cache that one model has, when ``folder`` is a snapshot in it."""
     snapshots = folder.parent

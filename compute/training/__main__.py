@@ -1,5 +1,7 @@
 """Command line of the training: `python -m compute.training --help`."""
 
+import importlib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +9,8 @@ import torch
 import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=(
-    "Make the bundled text-to-image model from scratch. Run `train` and `decoder` on the same folder (in any order, or "
-    "side by side), then `export`."))  # fmt: skip
+    "Make the bundled models from scratch. Text to image: run `train` and `decoder` on the same folder (in any order, "
+    "or side by side), then `export`. The others: `small listener`, `describer`, `segmenter`."))  # fmt: skip
 
 Work = Annotated[Path, typer.Option(help="Folder for checkpoints and exports.")]
 Threads = Annotated[int, typer.Option(help="Threads for the arithmetic.", min=1)]
@@ -61,6 +63,49 @@ def export(
     trainer.export(to)
     quality = training.evaluate(AutoencoderTiny.from_pretrained(work / "vae"))
     card.write(to, card.Run(trainer.step, trainer.samples, trainer.seconds / 60, quality))
+
+
+class Small(StrEnum):
+    """A model that is one run: the value of `_MODULES` makes its course."""
+
+    LISTENER = "listener"
+    DESCRIBER = "describer"
+    SEGMENTER = "segmenter"
+
+
+_MODULES = {
+    Small.LISTENER: "compute.training.listening",
+    Small.DESCRIBER: "compute.training.describing",
+    Small.SEGMENTER: "compute.training.outlining",
+}
+
+
+@app.command()
+def small(
+    name: Small,
+    work: Work = Path(".training"),
+    minutes: Annotated[float, typer.Option(help="Processor minutes over all resumes.")] = 12.0,
+    threads: Threads = 1,
+    to: Annotated[Path, typer.Option(help="Where the finished model's folder goes.")] = Path("compute/models"),
+) -> None:
+    """Train one small model, or go on after a stop, and write it with its card."""
+    from compute.training import course, smallcards
+
+    torch.set_num_threads(threads)
+    made = importlib.import_module(_MODULES[name]).course(work / name, minutes, lambda line: print(line, flush=True))
+    smallcards.publish(name, work / name / "export", to / f"tiny-{name}", course.run(made))
+
+
+@app.command()
+def utterances(
+    to: Annotated[Path, typer.Option(help="Folder for the WAV files and texts.json.")],
+    count: Annotated[int, typer.Option(help="How many sentences.", min=1)] = 12,
+    seed: str = "vectors",
+) -> None:
+    """Have held-out sentences said by espeak-ng, for tests on machines without it."""
+    from compute.training import saying
+
+    saying.write(to, count, seed)
 
 
 if __name__ == "__main__":

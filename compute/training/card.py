@@ -20,10 +20,10 @@ def write(folder: Path, run: Run) -> None:
         steps=run.steps, samples=run.samples, minutes=round(run.minutes), decibel=f"{run.decoder_decibel:.1f}"
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-    (folder / "LICENSE.txt").write_text(_LICENSE, encoding="utf-8")
+    (folder / "LICENSE.txt").write_text(LICENSE, encoding="utf-8")
 
 
-_LICENSE = """\
+LICENSE = """\
 The files of this folder are part of Pasar and are licensed under the Apache License, Version 2.0
 (http://www.apache.org/licenses/LICENSE-2.0), without warranties or conditions of any kind.
 No third-party picture, text or weight went into them.

@@ -24,6 +24,17 @@ _Part = tuple[str, tuple[Mark, ...]]
 
 def scene(rng: Random) -> tuple[str, Canvas]:
     """A caption and the landscape it describes."""
+    parts, sky, ground, canvas = _built(rng)
+    return _caption(rng, [words for words, _ in parts], sky, ground), canvas
+
+
+def landscape(rng: Random) -> tuple[Canvas, list[tuple[Mark, ...]]]:
+    """A landscape, and the marks of each thing that stands in it, back to front."""
+    parts, _, _, canvas = _built(rng)
+    return canvas, [marks for _, marks in parts]
+
+
+def _built(rng: Random) -> tuple[list[_Part], str, str, Canvas]:
     sky, ground = rng.choice(list(SKIES)), rng.choice(list(GROUNDS))
     dim = 0.55 if sky == "night" else 1.0
     horizon = rng.uniform(0.58, 0.64)
@@ -32,8 +43,7 @@ def scene(rng: Random) -> tuple[str, Canvas]:
     top, bottom = SKIES[sky]
     marks = tuple(mark for _, part in parts for mark in part)
     stars = _stars(rng, horizon) if sky == "night" else ()
-    canvas = Canvas(top, bottom, shade(GROUNDS[ground], dim), horizon, stars + marks)
-    return _caption(rng, [words for words, _ in parts], sky, ground), canvas
+    return parts, sky, ground, Canvas(top, bottom, shade(GROUNDS[ground], dim), horizon, stars + marks)
 
 
 def _parts(rng: Random, sky: str, ground: str, horizon: float, side: int, dim: float) -> list[_Part]:

@@ -1,0 +1,63 @@
+"""A real worker on bundled models that work on files: a sound becomes words, and what is no sound a refusal."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import trio
+
+from compute.capability import ModelCapability
+from compute.modelfolder import bundled
+from compute.spec import AUDIO_TO_TEXT, Input, JobShape, JobSpec, Option, Verification
+from compute.workerchild import WorkerConfig
+from compute.workerlink import Worker
+from p2p.errors import Refused
+from tests.support.job_specs import job_id
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.live
+SPEECH = Path(__file__).parent / "vectors" / "speech"
+
+
+def heard(entry: ModelCapability, sound: bytes, length: int, *options: Option) -> JobSpec:
+    shape = JobShape(
+        AUDIO_TO_TEXT,
+        entry.model,
+        0,
+        0,
+        1,
+        False,
+        verification=Verification.RECEIPT,
+        input_bytes=len(sound),
+        length=length,
+    )
+    return JobSpec(shape, "", "", 0, 0, bytes(16), (Input("audio/wav", len(sound), sha256(sound).digest()),), options)
+
+
+async def test_a_worker_hears(tmp_path: Path) -> None:
+    worker = Worker(WorkerConfig(tmp_path / "node", (bundled("tiny-listener"),), device="cpu", threads=1))
+    path = sorted(SPEECH.glob("*.wav"))[0]
+    sound = path.read_bytes()
+    with trio.fail_after(180):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(worker.run)
+            entry = worker.capability().models[0]
+            assert (entry.pipeline, entry.native_side, entry.max_length) == (AUDIO_TO_TEXT, 0, 3_600_000)
+            result = await worker.generate(job_id("a"), heard(entry, sound, 60_000), lambda step: None, (sound,))
+            told, *subtitles = result.artifacts
+            assert [one.media_type for one in subtitles] == ["application/x-subrip", "text/vtt"]
+            assert json.loads(told.data)["text"]
+            again = await worker.generate(job_id("a"), heard(entry, sound, 60_000), lambda step: None, (sound,))
+            assert again == result
+            for name, spec, file, code in (
+                ("b", heard(entry, sound, 1), sound, "BAD_INPUT"),
+                ("c", heard(entry, b"no sound", 1000), b"no sound", "BAD_SOUND"),
+                ("d", heard(entry, sound, 60_000, Option("loud", "1")), sound, "BAD_INPUT"),
+            ):
+                with pytest.raises(Refused) as refused:
+                    await worker.generate(job_id(name), spec, lambda step: None, (file,))
+                assert refused.value.code == code
+            nursery.cancel_scope.cancel()
