@@ -34,6 +34,13 @@ from p2p.peer import PeerId, peer_text
 log = structlog.get_logger(__name__)
 
 
+ENDINGS = {
+    "image/png": ".png",
+    "application/json": ".json",
+    "application/x-subrip": ".srt",
+    "text/vtt": ".vtt",
+    "video/mp4": ".mp4",
+}
 NO_ROOM = (Code.BUSY, Code.TOO_MANY, Code.NO_ANSWER)  # of this gateway: another one may have some
 
 
@@ -45,6 +52,7 @@ class Errand:
     wish: Wish
     out: Path | None
     as_json: bool
+    files: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True)
@@ -135,7 +143,7 @@ class _Bidding:
         if isinstance(model, Refusal):
             return model
         bid = bid_for(self._errand.wish, model, self._errand.pipeline, secrets.token_bytes)
-        return await client.bid(gateway, bid, self._show.news, self._cancelled)
+        return await client.bid(gateway, bid, self._show.news, self._cancelled, self._errand.files)
 
     async def _join(self, nursery: trio.Nursery) -> Overlay:
         self._show.say("joining the network")
@@ -192,17 +200,17 @@ class _Bidding:
         return code
 
     def _delivered(self, gateway: PeerId, ending: Delivered) -> int:
-        done, data = ending.done, ending.files[0]
+        done = ending.done
         name = done.job_id.hex()[:12]
-        out = self._errand.out or Path(f"pasar-{name}.png")
+        out = self._errand.out or Path(f"pasar-{name}{ending_of(done.artifacts[0].media_type)}")
         receipt = self._instance.path / "receipts" / f"{done.job_id.hex()}.receipt"
         receipt.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         receipt.write_bytes(done.receipt)
         try:
-            out.write_bytes(data)
+            beside = save(out, ending)
         except OSError as exc:  # it is paid for: keep it where we can write
-            saved = receipt.with_suffix(".png")
-            saved.write_bytes(data)
+            saved = receipt.with_suffix(ending_of(done.artifacts[0].media_type))
+            save(saved, ending)
             hint = f"cannot write {out} ({exc.strerror}); the result is in {saved}"
             return self._refused(FAILED, {"code": "NOT_WRITTEN", "hint": hint, "out": str(saved)})
         report = {
@@ -217,6 +225,7 @@ class _Bidding:
             "sha256": done.artifacts[0].digest.hex(),
             "receipt": str(receipt),
             "out": str(out),
+            **({"beside": beside} if beside else {}),
             "seconds": self._seconds(ending),
         }
         if self._errand.as_json:
@@ -237,6 +246,24 @@ class _Bidding:
         }
 
 
+def ending_of(media_type: str) -> str:
+    """How the name of a file of this type ends."""
+    return ENDINGS.get(media_type, ".bin")
+
+
+def save(out: Path, ending: Delivered) -> list[str]:
+    """Write the result, and beside it what came with it, under the same name; the names of the latter."""
+    out.write_bytes(ending.files[0])
+    beside = []
+    for number, (head, data) in enumerate(zip(ending.done.artifacts[1:], ending.files[1:], strict=True), 1):
+        path = out.with_suffix(ending_of(head.media_type))
+        if path == out or str(path) in beside:
+            path = out.with_name(f"{out.stem}-{number}{path.suffix}")
+        path.write_bytes(data)
+        beside.append(str(path))
+    return beside
+
+
 def check_target(out: Path | None) -> None:
     """Raise Misconfigured when the result could not be written, before it is paid for."""
     folder = (out or Path()).absolute() if out is None else out.absolute().parent
@@ -250,7 +277,7 @@ def _summary(report: dict[str, Any]) -> str:
     seconds = report["seconds"]
     return "\n".join(
         (
-            f"picture   {report['out']}",
+            f"result    {', '.join([report['out'], *report.get('beside', ())])}",
             f"receipt   {report['receipt']}",
             f"made by   {report['orchestrator']}",
             f"price     {wei_text(report['price_wei'])} (limit {wei_text(report['limit_wei'])}), "

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import structlog
 import trio
 
-from compute.spec import MAX_GUIDANCE, JobShape, JobSpec
+from compute.spec import DENOISED, MAX_GUIDANCE, Input, JobShape, JobSpec, Option, Verification
 from market.bid import Bid, Prefer, job_id
 from market.bidwire import (
     AskModels,
@@ -71,6 +71,9 @@ class Wish:
     price_of_time: int | None = None
     prefer: Prefer = Prefer.SPEED
     wait: bool = False
+    length: int = 0
+    inputs: tuple[Input, ...] = ()
+    options: tuple[Option, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,20 @@ def bid_for(wish: Wish, model: ModelOnOffer, pipeline: str, chance: Chance) -> B
     seed = int.from_bytes(chance(4), "big") if wish.seed is None else wish.seed
     width, height = wish.width or model.native_side, wish.height or model.native_side
     try:
-        shape = JobShape(pipeline, model.model, width, height, wish.steps, wish.guidance > 1000)
-        spec = JobSpec(shape, wish.prompt, wish.negative_prompt, wish.guidance, seed, chance(16))
+        shape = JobShape(
+            pipeline,
+            model.model,
+            width,
+            height,
+            wish.steps,
+            wish.guidance > 1000,
+            verification=Verification.TRACE if pipeline in DENOISED else Verification.RECEIPT,
+            input_bytes=sum(file.size for file in wish.inputs),
+            length=wish.length,
+        )
+        spec = JobSpec(
+            shape, wish.prompt, wish.negative_prompt, wish.guidance, seed, chance(16), wish.inputs, wish.options
+        )
     except ValueError as exc:
         raise Misconfigured(str(exc)) from exc
     bid = Bid(

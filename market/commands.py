@@ -30,9 +30,15 @@ MAX_FILE = 2**31
 
 @app.command()
 def bid(
-    pipeline: Annotated[str, typer.Argument(help="What kind of work: text-to-image.")],
+    pipeline: Annotated[
+        str, typer.Argument(help="What kind of work: text-to-image, image-to-text, segment-anything, audio-to-text.")
+    ],
     prompt: Annotated[str | None, typer.Option(help="What the picture shows.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt.")] = None,
+    file: Annotated[Path | None, typer.Option(help="The picture or sound that is worked on.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE: an option of the pipeline, as box=[8,8,40,40].")
+    ] = None,
     negative_prompt: Annotated[str, typer.Option(help="What it must not show.")] = "",
     width: Annotated[int, typer.Option(help="Pixels, a multiple of 8; 0: the model's own.", min=0)] = 0,
     height: Annotated[int, typer.Option(help="Pixels, a multiple of 8; 0: the model's own.", min=0)] = 0,
@@ -50,10 +56,11 @@ def bid(
     bootstrap: Annotated[list[str] | None, typer.Option(help="Multiaddr of a bootstrap, with /p2p/PEER.")] = None,
     network: Annotated[str | None, typer.Option(help="Name of the network.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Directory of this client.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the picture goes; pasar-JOB.png.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the result goes; pasar-JOB.png or as it ends.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One object on stdout, progress as JSON on stderr.")] = False,
 ) -> None:
     """Have one job done: finds a gateway, follows the auction and the work, checks the result and its Receipt."""
+    from market.asking import ask
     from market.bidding import Errand, run_bid
     from market.client import Wish
 
@@ -77,7 +84,8 @@ def bid(
         raise Misconfigured("limit: a job for nothing is nobody's; leave the flag out to take twice the cheapest offer")
     if as_json:
         configure_logs(as_json=True, level="warning")  # stderr is JSON lines, warnings too
-    code = trio.run(run_bid, config, Errand(pipeline, wish, out, as_json))
+    asked = ask(pipeline, wish, file, option or ())
+    code = trio.run(run_bid, config, Errand(pipeline, asked.wish, out, as_json, asked.files))
     if code:
         raise Exit(code)
 
@@ -145,8 +153,8 @@ def demo(
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:
-    if (prompt is None) == (file is None):
-        raise Misconfigured("name the prompt with --prompt, or a file with --prompt-file")
+    if prompt is not None and file is not None:
+        raise Misconfigured("name the prompt with --prompt, or a file with --prompt-file, not with both")
     if file is None:
         return prompt or ""
     try:

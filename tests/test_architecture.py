@@ -34,7 +34,8 @@ SHELL = {  # whatever touches the world, or another shell
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows sending "
     "transaction_rows transactor txstore wallet",
-    "market": "aftermath auctioneer basket bidding bidserver bookfeed bookserver bulletin client commands config "
+    "market": "aftermath asking auctioneer basket bidding bidserver bookfeed bookserver bulletin client commands "
+    "config "
     "console controls conversation counter demo demo_client demo_show demo_stage forked gateway handover "
     "hello http instance jobinputs jobrun jobstore keeping lifeline lightclient loaddesk loadfeed localdoor "
     "localmodels looking model_commands modelbench modeldoor offering orchestrator outcome overlay parcels "

@@ -78,8 +78,8 @@ def only(files: Sequence[bytes]) -> bytes:
 
 
 def check_size(shape: JobShape, width: int, height: int) -> None:
-    """Raises Refused unless a picture has the size that the job was priced for."""
-    if (width, height) != (shape.width, shape.height):
+    """Raises Refused unless a picture has the size that the job was priced for, upright or as it lies in its file."""
+    if (shape.width, shape.height) not in ((width, height), (height, width)):
         raise Refused("BAD_INPUT", f"the picture is {width} x {height}, not {shape.width} x {shape.height}")
 
 

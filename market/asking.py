@@ -1,0 +1,111 @@
+"""What a person names on the command line for a pipeline that works on a file: read, measured, and put into a wish.
+
+A job is priced by its shape, which the seller's worker holds against the file; so the client looks into it first.
+Pictures are measured by their header, sounds by theirs. Shell: reads files. Knows no gateway.
+"""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+
+from compute.pictureheader import claimed
+from compute.spec import (
+    AUDIO_TO_TEXT,
+    DENOISED,
+    IMAGE_TO_TEXT,
+    MAX_INPUT,
+    MAX_OPTIONS,
+    SEGMENT_ANYTHING,
+    TEXT_TO_IMAGE,
+    Input,
+    Option,
+)
+from market.client import Wish
+from p2p.errors import Misconfigured
+
+PICTURES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+SOUNDS = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
+UNMEASURED_MS = 600_000  # what a sound is taken for whose header we do not read: its price is a bound, not its length
+ON_PICTURES = frozenset({IMAGE_TO_TEXT, SEGMENT_ANYTHING})
+SERVED = frozenset({TEXT_TO_IMAGE, AUDIO_TO_TEXT, *ON_PICTURES})
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A wish with the bytes of its inputs."""
+
+    wish: Wish
+    files: tuple[bytes, ...] = ()
+
+
+def ask(pipeline: str, wish: Wish, file: Path | None, options: Sequence[str]) -> Asked:
+    """The wish of this pipeline on this file. Raises Misconfigured for what cannot be one, in words for a terminal."""
+    if pipeline not in SERVED:
+        raise Misconfigured(f"pipeline: {pipeline[:64]!r} is none; there are {', '.join(sorted(SERVED))}")
+    wish = replace(wish, options=_options(options))
+    if pipeline in DENOISED:
+        if file is not None:
+            raise Misconfigured(f"file: {pipeline} works on words alone")
+        if not wish.prompt:
+            raise Misconfigured("prompt: say what the picture shows, with --prompt or --prompt-file")
+        return Asked(wish)
+    if file is None:
+        raise Misconfigured(f"file: {pipeline} works on a file; name it with --file")
+    data = _read(file)
+    told = _picture(wish, data) if pipeline in ON_PICTURES else _sound(wish, data, file.suffix.lower())
+    return Asked(replace(told, steps=1, guidance=0), (data,))
+
+
+def _options(texts: Sequence[str]) -> tuple[Option, ...]:
+    found = {}
+    for text in texts:
+        name, given, value = text.partition("=")
+        if not given or not name or name in found or len(name.encode()) > 32 or len(value.encode()) > 256:
+            raise Misconfigured(f"set: {text[:64]!r} is no NAME=VALUE, or its name appears twice")
+        found[name] = value
+    if len(found) > MAX_OPTIONS:
+        raise Misconfigured(f"set: at most {MAX_OPTIONS} options")
+    return tuple(Option(name, value) for name, value in sorted(found.items()))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        size = file.stat().st_size
+        if not 1 <= size <= MAX_INPUT:
+            raise Misconfigured(f"file: {file} has {size} bytes; 1 to {MAX_INPUT} can be sent")
+        return file.read_bytes()
+    except OSError as exc:
+        raise Misconfigured(f"file: {file} cannot be read: {exc.strerror}") from exc
+
+
+def _picture(wish: Wish, data: bytes) -> Wish:
+    header = claimed(data)
+    if header is None:
+        raise Misconfigured("file: neither PNG, JPEG nor WebP")
+    return replace(
+        wish, width=header.width, height=header.height, inputs=(_input(PICTURES.get(header.format, "image/png"), data),)
+    )
+
+
+def _sound(wish: Wish, data: bytes, suffix: str) -> Wish:
+    if suffix not in SOUNDS:
+        raise Misconfigured(f"file: a sound ends in {', '.join(SOUNDS)}")
+    length = _wave_ms(data) if suffix == ".wav" else UNMEASURED_MS
+    return replace(wish, length=length, inputs=(_input(SOUNDS[suffix], data),))
+
+
+def _wave_ms(data: bytes) -> int:
+    try:
+        with wave.open(BytesIO(data)) as sound:
+            return -(-sound.getnframes() * 1000 // sound.getframerate())
+    except (wave.Error, EOFError, ZeroDivisionError) as exc:
+        raise Misconfigured(f"file: no WAV: {exc}") from exc
+
+
+def _input(media_type: str, data: bytes) -> Input:
+    return Input(media_type, len(data), sha256(data).digest())
