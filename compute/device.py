@@ -184,8 +184,11 @@ class Device:
         run.finish(pipeline.step_together([(run, run.start(), 0)])[0])
         key = entry.model, torch.get_num_threads()
         if key not in self._gains_of:
-            self._gains_of[key], step_s = calibrate(pipeline, run)
+            self._gains_of[key], step_s = calibrate(pipeline, run, self._clock())
             self._known[entry.model] = self._known[entry.model].measured(side * side * 2000, int(step_s * 1_000_000))
+
+    def _clock(self) -> Callable[[], float]:
+        return time.thread_time if self.name == "cpu" and torch.get_num_threads() == 1 else time.monotonic
 
     def _change(self, entry: ModelCapability) -> None:
         self._known[entry.model] = entry

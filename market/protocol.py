@@ -71,8 +71,8 @@ TRANSFERS = ("blob-head", "blob-have")  # p2p/transfer.py
 
 # What does not leave a machine.
 WORKER = (  # compute/messages.py, between a node and its worker
-    *("worker-attach", "worker-ready", "worker-ping", "worker-pong", "worker-end", "capability"),
-    *("worker-run", "worker-cancel", "worker-step", "worker-done", "worker-part", "worker-failed"),
+    *("worker-attach", "worker-ready", "worker-ping", "worker-pong", "worker-end", "worker-calibrated", "capability"),
+    *("worker-run", "worker-due", "worker-cancel", "worker-step", "worker-done", "worker-part", "worker-failed"),
     *("worker-model-changed", "worker-model-failed", "worker-open-trace", "worker-leaf", "worker-request-failed"),
     *("worker-replay-step", "worker-replay-start", "worker-replay-picture", "worker-replayed"),
 )

@@ -16,7 +16,7 @@ BELOW: dict[str, set[str]] = {
 PURE = {
     "p2p": "admission blobs codec doorkeeper envelope errors framing lookup peer providers pulse redial scores "
     "standing transport",
-    "compute": "capability catalog digest jobboard messages picture spec trace",
+    "compute": "batching capability catalog digest jobboard messages picture samplers spec trace",
     "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "
     "transactions",
     "market": "auction bid bidwire book bookwire demo_tally equivocation following job jobwire loads neighbours "
@@ -26,8 +26,8 @@ PURE = {
 SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections dialback discovery gossip hardening heartbeat host identity "
     "inbox kadstore keeper knock limits loglimit mdns memory netstream pipe presence stream transfer",
-    "compute": "device hardware link modelfolder offline opendevice otherprocess pipeline pipelines tracestore "
-    "training work worker workerchild workerlife workerlink workerprocess",
+    "compute": "calibration device hardware link modelfolder offline opendevice openjob otherprocess pipeline "
+    "pipelines schedule steploop tracestore training work worker workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows sending "
     "transaction_rows transactor txstore wallet",

@@ -77,6 +77,9 @@ class PretendDevice:
     def sharing(self, shape: JobShape) -> tuple[int, int]:
         return LIMIT, 1
 
+    def gains(self, model: bytes) -> tuple[int, ...]:
+        return 100, 150, 220
+
     def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes) -> Replay:
         return Replay(abs(noise[0]) * 10**9, 0)
 
@@ -84,6 +87,9 @@ class PretendDevice:
         """What is done after two steps; whether the job gets on."""
         match prompt:
             case "die":
+                os._exit(3)
+            case "die once" if not (self.traces.folder / "died").exists():
+                (self.traces.folder / "died").touch()
                 os._exit(3)
             case "hang":
                 while True:
