@@ -57,6 +57,7 @@ class DeviceBench:
         name, dtype = pick(device, "auto")
         self.device: Device = Device(name, dtype, (self.entry,), TraceStore(traces), 0, lambda change: None)
         self.device.load(self.entry.model)
+        self.device.calibrate(self.entry.model)
         self._spent = time.thread_time if name == "cpu" else time.perf_counter
 
     def spec(self, steps: int, seed: int) -> JobSpec:

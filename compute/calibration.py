@@ -1,6 +1,6 @@
 """Calibration: how much faster a device makes steps of one model when several samples share them.
 
-Measured once when a model is loaded, on the model itself. Shell: it runs the model and looks at a clock. What is made
+Measured once for a loaded model, on the model itself. Shell: it runs the model and looks at a clock. What is made
 of the result is in ``compute/batching.py``.
 """
 

@@ -176,16 +176,31 @@ class Device:
         with suppress(OSError, AttributeError):  # only glibc has it; without it freed weights stay resident
             ctypes.CDLL(None).malloc_trim(0)
 
+    def calibrate(self, model: bytes | None = None) -> bool:
+        """Measure shared steps of a loaded model, of any when none is named; False when all that was done before.
+
+        Put off until the device is idle or a second job is there, so that a first job has not to wait for it.
+        """
+        threads = torch.get_num_threads()
+        missing = [m for m in self._loaded if (m, threads) not in self._gains_of and model in (None, m)]
+        if not missing:
+            return False
+        entry, pipeline = self._entries[missing[0]], self._loaded[missing[0]]
+        run = pipeline.open(_native(entry))
+        self._gains_of[entry.model, threads], step_s = calibrate(pipeline, run, self._clock())
+        units = entry.native_side**2 * 2000
+        self._change(self._known[entry.model].measured(units, int(step_s * 1_000_000)))
+        return True
+
     def _warm_up(self, pipeline: Pipeline, entry: ModelEntry) -> None:
-        """Steps at native size, in batches if that was not measured yet: pages the weights in, gives a first speed."""
-        side = max(entry.side_step, entry.native_side - entry.native_side % entry.side_step)
-        shape = JobShape(entry.pipeline, entry.model, side, side, min(2, entry.max_steps), True)
-        run = pipeline.open(JobSpec(shape, "", "", 2000, 0, bytes(16)))
-        run.finish(pipeline.step_together([(run, run.start(), 0)])[0])
-        key = entry.model, torch.get_num_threads()
-        if key not in self._gains_of:
-            self._gains_of[key], step_s = calibrate(pipeline, run, self._clock())
-            self._known[entry.model] = self._known[entry.model].measured(side * side * 2000, int(step_s * 1_000_000))
+        """A step at native size and its picture: pages the weights in and gives a first speed."""
+        spec = _native(entry)
+        run = pipeline.open(spec)
+        latents = run.start()
+        started = time.monotonic()
+        run.finish(pipeline.step_together([(run, latents, 0)])[0])
+        units = spec.shape.width * spec.shape.height * 2
+        self._known[entry.model] = self._known[entry.model].measured(units, _ms_since(started))
 
     def _clock(self) -> Callable[[], float]:
         return time.thread_time if self.name == "cpu" and torch.get_num_threads() == 1 else time.monotonic
@@ -233,6 +248,12 @@ def _distance(ours: Any, claim: Any, scale: Any) -> Replay:
     size = float(scale.float().norm())
     relative = float(difference.norm()) / size if size else float(difference.norm() > 0)
     return Replay(min(_MAX_NANO, int(float(difference.max()) * 1e9)), min(_MAX_NANO, int(relative * 1e6)))
+
+
+def _native(entry: ModelEntry) -> JobSpec:
+    """A guided job of the size that a model was made for."""
+    side = max(entry.side_step, entry.native_side - entry.native_side % entry.side_step)
+    return JobSpec(JobShape(entry.pipeline, entry.model, side, side, 1, True), "", "", 2000, 0, bytes(16))
 
 
 def _load_ms(started: float, ended: float) -> int:

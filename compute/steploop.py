@@ -82,7 +82,7 @@ class StepLoop:
             sharing = self._batching.next_step()
             if sharing:
                 await self._step(device, sharing, go_on=settled and len(sharing) == len(self._open))
-            elif settled:
+            elif settled and not await self._on_device(device.calibrate):
                 self._told.moved(Phase.IDLE)
                 await self._news.wait()
 
@@ -133,6 +133,8 @@ class StepLoop:
             await self._told.failed(job, exc, False)
             return True
         self._open[job.job_id] = job, place
+        if len(self._open) > 1:
+            await self._on_device(partial(device.calibrate, job.spec.shape.model))
         alone_ms = device.predict_ms(job.spec.shape, 1)
         limit, cost = device.sharing(job.spec.shape)
         self._batching.join(job.job_id, place.group, (job.due or _now_ms() + SLACK * alone_ms), limit, cost)

@@ -78,7 +78,7 @@ async def share(worker: Worker) -> None:
     assert "long" in order[order.index("short") : len(order) - order[::-1].index("short")]  # in turns, or together
     for name, spec in (("long", long), ("short", short)):
         await worker.generate(job_id(f"{name} alone"), spec, lambda step: None)
-        shared, alone = (await worker.open_trace(job_id(n), [spec.shape.steps]) for n in (name, f"{name} alone"))
+        shared, alone = [await worker.open_trace(job_id(n), [spec.shape.steps]) for n in (name, f"{name} alone")]
         ours, theirs = (np.frombuffer(leaves[0].raw, "<f4") for leaves in (shared, alone))
         assert np.abs(ours - theirs).max() < 2e-5
 

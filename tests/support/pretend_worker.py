@@ -77,6 +77,9 @@ class PretendDevice:
     def sharing(self, shape: JobShape) -> tuple[int, int]:
         return LIMIT, 1
 
+    def calibrate(self, model: bytes | None = None) -> bool:
+        return False
+
     def gains(self, model: bytes) -> tuple[int, ...]:
         return 100, 150, 220
 
