@@ -31,10 +31,12 @@ BENCHMARKS = {
         "run",
         "10, 25 and 50 nodes in processes: delivery, age, CPU with and without the mends",
     ),
+    "loop": ("benchmarks.loop", "run", "how late the node's event loop is while its worker draws or loads"),
     "model": ("benchmarks.model", "run", "what the bundled model draws, judged from pixels"),
     "overhead": ("benchmarks.overhead", "run", "a job of one second through the market, against the worker alone"),
     "prefilter": ("benchmarks.prefilter", "measure", "judging a full book of offers, against a hundredth of it"),
     "quality": ("benchmarks.quality", "run", "what each bundled model gets right on examples kept out of its training"),
+    "warm": ("benchmarks.warm", "run", "a lone request at a warm and a cold worker, against the library's own call"),
     "transfer": (
         "benchmarks.transfer",
         "run",

@@ -180,18 +180,40 @@ class Device:
         claim = torch.from_numpy(claimed.astype(np.float32) / 255)
         return _distance(ours, claim, torch.ones_like(claim))
 
+    def calibrate(self, model: bytes | None = None) -> bool:
+        """Measure shared steps of a loaded model, of any when none is named; False when all that was done before.
+
+        Put off until the device is idle or a second job is there, so that a first job has not to wait for it.
+        """
+        threads = torch.get_num_threads()
+        missing = [
+            m
+            for m in tuple(self._loaded)  # another thread may load one
+            if (m, threads) not in self._gains_of and model in (None, m) and self._entries[m].pipeline in DENOISED
+        ]
+        if not missing:
+            return False
+        entry, pipeline = self._entries[missing[0]], self._loaded[missing[0]]
+        run = pipeline.open(_native(entry), ())
+        self._gains_of[entry.model, threads], step_s = calibrate(pipeline, run, self._clock())
+        units = entry.native_side**2 * 2000
+        self._change(self._known[entry.model].measured(units, int(step_s * 1_000_000)))
+        return True
+
     def _warm_up(self, pipeline: Pipeline, entry: ModelEntry) -> None:
-        """Steps at native size, in batches if that was not measured yet: pages the weights in, gives a first speed."""
+        """A step at native size and its picture: pages the weights in and gives a first speed."""
         if entry.pipeline not in DENOISED:
             return self._try_out(pipeline, entry)
-        side = max(entry.side_step, entry.native_side - entry.native_side % entry.side_step)
-        shape = JobShape(entry.pipeline, entry.model, side, side, min(2, entry.max_steps), True)
-        run = pipeline.open(JobSpec(shape, "", "", 2000, 0, bytes(16)), ())
-        run.finish(pipeline.step_together([(run, run.start(), 0)])[0])
-        key = entry.model, torch.get_num_threads()
-        if key not in self._gains_of:
-            self._gains_of[key], step_s = calibrate(pipeline, run)
-            self._known[entry.model] = self._known[entry.model].measured(side * side * 2000, int(step_s * 1_000_000))
+        spec = _native(entry)
+        run = pipeline.open(spec, ())
+        latents = run.start()
+        started = time.monotonic()
+        run.finish(pipeline.step_together([(run, latents, 0)])[0])
+        units = spec.shape.width * spec.shape.height * 2
+        self._known[entry.model] = self._known[entry.model].measured(units, _ms_since(started))
+
+    def _clock(self) -> Callable[[], float]:
+        return time.thread_time if self.name == "cpu" and torch.get_num_threads() == 1 else time.monotonic
 
     def _try_out(self, pipeline: Pipeline, entry: ModelEntry) -> None:
         """One job of the pipeline's own choice, of which the second run is measured: the first pages the weights in."""
@@ -246,6 +268,12 @@ def _distance(ours: Any, claim: Any, scale: Any) -> Replay:
     size = float(scale.float().norm())
     relative = float(difference.norm()) / size if size else float(difference.norm() > 0)
     return Replay(min(_MAX_NANO, int(float(difference.max()) * 1e9)), min(_MAX_NANO, int(relative * 1e6)))
+
+
+def _native(entry: ModelEntry) -> JobSpec:
+    """A guided job of the size that a model was made for."""
+    side = max(entry.side_step, entry.native_side - entry.native_side % entry.side_step)
+    return JobSpec(JobShape(entry.pipeline, entry.model, side, side, 1, True), "", "", 2000, 0, bytes(16))
 
 
 def _load_ms(started: float, ended: float) -> int:

@@ -60,11 +60,13 @@ def make_device(
     """In the device's thread: the first import of torch takes seconds."""
     import torch
 
-    from compute.device import Device, describe, pick
+    from compute.device import Device, describe, pick, pipeline_class
     from compute.footprint import free_share
 
     hush()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     name, dtype = pick(settings.device, settings.dtype)
+    for entry in entries:
+        pipeline_class(entry.pipeline)  # its libraries take seconds too, and the first job would wait for them
     return Device(name, dtype, entries, traces, settings.memory or free_share(name), on_change), describe(name)

@@ -16,14 +16,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
 from compute.batching import MAX_OPEN, Batching
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.messages import Phase
-from compute.modeldesk import ModelDesk
 from compute.opendevice import in_thread
 from compute.openjob import OpenJob
 from compute.pipeline import Finished
@@ -44,11 +43,30 @@ class Told:
     failed: Callable[[BoardJob[Any], Exception, bool], Awaitable[None]]  # whether the device works for others
 
 
+class Models(Protocol):
+    """Whose turn it is, of those whose models are loaded."""
+
+    def take(self) -> BoardJob[Any] | None:
+        """The next job that may run. Its model stays loaded until ``let_go``."""
+        ...
+
+    def let_go(self, job: BoardJob[Any]) -> None:
+        """A job that was taken has left the device."""
+        ...
+
+
 class StepLoop:
     """Invariant: one thing at a time runs on the device, and no more than ``MAX_OPEN`` jobs have a place there."""
 
-    def __init__(self, board: JobBoard[Any], models: ModelDesk, told: Told) -> None:
-        self._board, self._models, self._told = board, models, told
+    def __init__(
+        self,
+        board: JobBoard[Any],
+        models: Models,
+        told: Told,
+        aside: Callable[[Callable[[], Any]], Awaitable[Any]] = in_thread,
+    ) -> None:
+        """``aside`` carries out what blocks; all that the device's thread said before its end arrives before that."""
+        self._board, self._models, self._told, self._aside = board, models, told, aside
         self._open: dict[bytes, tuple[BoardJob[Any], OpenJob]] = {}
         self._done: deque[bytes] = deque()  # of them, those that made their last step
         self._batching = Batching()
@@ -76,17 +94,17 @@ class StepLoop:
         while True:
             self._changed, self._news = False, trio.Event()
             await self._let_go(device)
-            idle = not await self._ends_and_begins(device)
+            settled = await self._ends_and_begins(device)
             sharing = self._batching.next_step()
             if sharing:
-                await self._step(device, sharing)
-            elif idle:
+                await self._step(device, sharing, go_on=settled and len(sharing) == len(self._open))
+            elif settled and not await self._on_device(device.calibrate):
                 self._told.moved(Phase.IDLE)
                 await self._news.wait()
 
     async def _on_device(self, work: Callable[[], Any]) -> Any:
         async with self._turn:
-            return await in_thread(work)
+            return await self._aside(work)
 
     # -- between steps -------------------------------------------------------------------------------------------------
 
@@ -100,16 +118,15 @@ class StepLoop:
                 self._models.let_go(job)
 
     async def _ends_and_begins(self, device: Device) -> bool:
-        """One after the other in turn, while there are any and time is left for them. False when there was nothing."""
-        started, did = trio.current_time(), False
+        """One after the other in turn, while there are any and time is left for them. Whether there are no more."""
+        started = trio.current_time()
         while True:
             ended = await self._end_one(device)
             begun = await self._begin_one(device)
             if not ended and not begun:
-                return did
-            did = True
-            if self._batching.next_step() and trio.current_time() - started >= self._step_s:
-                return did
+                return True
+            if len(self._batching) and trio.current_time() - started >= self._step_s:
+                return False
 
     async def _end_one(self, device: Device) -> bool:
         if not self._done:
@@ -135,6 +152,8 @@ class StepLoop:
             await self._told.failed(job, exc, False)
             return True
         self._open[job.job_id] = job, place
+        if len(self._open) > 1:
+            await self._on_device(partial(device.calibrate, job.spec.shape.model))
         alone_ms = device.predict_ms(job.spec.shape, 1)
         limit, cost = device.sharing(job.spec.shape)
         self._batching.join(job.job_id, place.group, (job.due or _now_ms() + SLACK * alone_ms), limit, cost)
@@ -149,10 +168,9 @@ class StepLoop:
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    async def _step(self, device: Device, sharing: Sequence[bytes]) -> None:
-        """One step together, or more while these are all that there is and nothing changes."""
+    async def _step(self, device: Device, sharing: Sequence[bytes], *, go_on: bool) -> None:
+        """One step together; with ``go_on`` more, while nothing changes."""
         places = [self._open[job_id][1] for job_id in sharing]
-        go_on = len(sharing) == len(self._open)
         self._told.moved(Phase.RUNNING)
         try:
             await self._on_device(partial(self._advance, device, places, go_on))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MAX_PENDING = 64  # jobs
 MAX_RESULT = 64 * 2**20  # bytes of all artifacts of a job, held in memory
 MAX_EVENTS = 8192  # more than a job has steps
-MAX_DEATHS = 2  # a job that kills workers before its first step is not tried a third time
+MAX_DEATHS = 2  # a job that was there when two workers died is not tried a third time
 
 
 @dataclass(slots=True)
@@ -238,11 +238,16 @@ class Worker:
             self._say(m.DueJob(job_id, max(0, int((pending.due_at - trio.current_time()) * 1000))))
 
     def _lose(self, reason: str, answered: bool) -> None:
-        """The worker ended, and with it the job that it ran. What only waited goes to the next, but not for ever."""
+        """The worker ended. A job that it ran alone is lost with it; of several one was the reason, and nobody knows
+
+        which: they go to the next worker like those that only waited, but not for ever.
+        """
+        alone = sum(pending.begun for pending in self._pending.values()) == 1
         for pending in self._pending.values():
             pending.deaths += 1
-            if pending.begun or not answered or pending.deaths >= MAX_DEATHS:
+            if (pending.begun and alone) or not answered or pending.deaths >= MAX_DEATHS:
                 pending.put.send_nowait(WorkerLost(reason))
+            pending.begun = False
         for put in self._asked.values():
             put.close()
         self._shelved.clear()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from compute.capability import Capability
 from compute.spec import JobShape
 from compute.work import Machine
 from ledger.cover import CoverSource
@@ -144,7 +143,8 @@ class Orchestrator:
     def _places(self, shape: JobShape) -> Places:
         capability = self._s.machine.capability()
         in_work = sum(sale.in_work for sale in self._unfinished())
-        run_ms = capability.predict_ms(shape) if capability.fits(shape) else 0
+        # As if every place were taken: whoever comes later must not make this promise a lie.
+        run_ms = self._s.machine.crowded_ms(shape, self._s.terms.slots) if capability.fits(shape) else 0
         return Places(free=max(0, self._s.terms.slots - in_work), queue=in_work, queue_ms=0, run_ms=run_ms)
 
     def _load(self, pipeline: str) -> Load | None:
@@ -154,7 +154,7 @@ class Orchestrator:
             return None
         in_work = [sale for sale in self._unfinished() if sale.in_work]
         free = max(0, self._s.terms.slots - len(in_work) - self.desk.held())
-        wait = min((_left_ms(sale, capability) for sale in in_work), default=0)
+        wait = min((_left_ms(sale, self._s.machine, len(in_work)) for sale in in_work), default=0)
         warm = sorted(model.model for model in capability.models if model.warm and model.pipeline == pipeline)
         return Load(
             pipeline=pipeline,
@@ -275,9 +275,9 @@ class Orchestrator:
         log.info("sale restored", job=kept.job_id.hex()[:16], attempt=kept.attempt, state=session.state.value)
 
 
-def _left_ms(sale: Sale, capability: Capability) -> int:
+def _left_ms(sale: Sale, machine: Machine, jobs: int) -> int:
     """How long until the place of this sale is free, as far as can be said: its steps tell once it runs."""
     shape = sale.session.award.spec.shape
     if sale.ready_at is not None:
         return max(0, sale.ready_at - now_ms())
-    return capability.predict_ms(shape) if capability.fits(shape) else 0
+    return machine.crowded_ms(shape, jobs) if machine.capability().fits(shape) else 0

@@ -281,9 +281,10 @@ class Sale:
                 self.talk.post(events.Stepped(step.step, step.steps, step.eta_ms))
 
         self.log.info("work started")
+        due_ms = max(1, award.finish_by_ms - int(wall() * 1000) + self._awarded_at)
         inputs = JobInputs(self._shop.keeping, inputs_of(*self.name), award.spec)
         files = await inputs.files(self.parcels)
-        result = await self._shop.machine.generate(award.job_id, award.spec, on_step, files)
+        result = await self._shop.machine.generate(award.job_id, award.spec, on_step, files, due_ms=due_ms)
         done = int(wall() * 1000)
         started = min(started or done, done)
         queued_ms = max(0, started - self._awarded_at)

@@ -30,11 +30,13 @@ def test_without_a_name_they_are_listed(capsys: pytest.CaptureFixture[str]) -> N
         "herd",
         "join",
         "loads",
+        "loop",
         "model",
         "attack",
         "overhead",
         "prefilter",
         "transfer",
+        "warm",
     }
 
 

@@ -50,6 +50,14 @@ def test_the_same_id_attaches_and_another_spec_conflicts() -> None:
     assert board.take() is None
 
 
+def test_a_job_is_due_when_somebody_said_so() -> None:
+    board = JobBoard[str]()
+    board.expect(A, 5)  # nobody knows it yet
+    assert board.submit(A, SPEC).due is None
+    board.expect(A, 7)
+    assert board.submit(A, SPEC).due == 7
+
+
 def test_a_result_is_kept_for_a_minute() -> None:
     board = JobBoard[str]()
     running(board)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 
+from compute.batching import MAX_OPEN
 from compute.spec import JobSpec
 from compute.trace import verify_leaf
 from compute.work import JobResult, Step, WorkerLost
@@ -52,6 +53,10 @@ def spec_for(worker: Worker, prompt: str = "a red circle", **rest: Any) -> JobSp
 
 
 def ignore(step: Step) -> None: ...
+
+
+def opens(gate: trio.Event) -> Callable[[Step], None]:
+    return lambda step: gate.set() if step.step == 2 else None
 
 
 def runs(pid: int) -> bool:
@@ -126,6 +131,93 @@ async def test_jobs_queue_and_a_cancel_frees_the_device(tmp_path: Path) -> None:
         assert len(results) == 1
         assert worker.pid == pid
         assert (await worker.generate(A, spec_for(worker, "again"), ignore)).artifacts[0].data == PICTURE
+
+
+async def shared(worker: Worker, prompts: dict[bytes, str]) -> tuple[dict[bytes, JobResult], dict[bytes, list[int]]]:
+    """All at once; what became of them, and their steps. They wait for each other after two steps."""
+    results: dict[bytes, JobResult] = {}
+    steps: dict[bytes, list[int]] = {job: [] for job in prompts}
+
+    async def one(job: bytes, prompt: str) -> None:
+        results[job] = await worker.generate(job, spec_for(worker, prompt), lambda step: steps[job].append(step.step))
+
+    async with trio.open_nursery() as nursery:
+        for job, prompt in prompts.items():
+            nursery.start_soon(one, job, prompt)
+        yield_to = min(MAX_OPEN, len(prompts))
+        await until(lambda: sum(2 in seen for seen in steps.values()) >= yield_to)
+        assert sum(bool(seen) for seen in steps.values()) == yield_to
+        (worker._config.folder / "traces" / "worker" / "go").touch()
+    return results, steps
+
+
+async def test_jobs_run_at_the_same_time_and_no_more_than_have_places(tmp_path: Path) -> None:
+    async with running(config_in(tmp_path)) as worker:
+        assert worker.slots == MAX_OPEN
+        results, steps = await shared(worker, {job_id(f"job {n}"): "wait" for n in range(MAX_OPEN + 2)})
+        assert {result.artifacts[0].data for result in results.values()} == {PICTURE}
+        for seen in steps.values():
+            assert sorted(set(seen)) == [0, 1, 2, 3, 4]
+            assert seen == sorted(seen)
+
+
+async def test_a_batch_that_finds_no_memory_is_tried_one_by_one(tmp_path: Path) -> None:
+    async with running(config_in(tmp_path)) as worker:
+        pid = worker.pid
+        results: list[JobResult] = []
+
+        async def one(job: bytes) -> None:
+            results.append(await worker.generate(job, spec_for(worker, "crowd"), ignore))
+
+        async with trio.open_nursery() as nursery:
+            for name in "abcdef":
+                nursery.start_soon(one, job_id(name))
+        assert len(results) == 6
+        assert pid in (None, worker.pid)
+
+
+async def test_a_death_among_several_jobs_loses_none_the_first_time(tmp_path: Path) -> None:
+    async with running(config_in(tmp_path)) as worker:
+        await worker.generate(C, spec_for(worker), ignore)
+        pid = worker.pid
+        gate = trio.Event()
+
+        async def waits() -> None:
+            result = await worker.generate(
+                A, spec_for(worker, "wait"), lambda step: gate.set() if step.step == 2 else None
+            )
+            assert result.artifacts[0].data == PICTURE
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waits)
+            await gate.wait()
+            assert await worker.generate(B, spec_for(worker, "die once"), ignore)
+            (tmp_path / "traces" / "worker" / "go").touch()
+        assert worker.pid != pid
+
+
+async def test_one_of_several_jobs_fails_alone_and_one_leaves_alone(tmp_path: Path) -> None:
+    async with running(config_in(tmp_path)) as worker:
+        gate, leaving = trio.Event(), trio.CancelScope()
+
+        async def waits() -> None:
+            assert await worker.generate(
+                A, spec_for(worker, "wait"), lambda step: gate.set() if step.step == 2 else None
+            )
+
+        async def leaves() -> None:
+            with leaving:
+                await worker.generate(B, spec_for(worker, "for ever"), ignore)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waits)
+            nursery.start_soon(leaves)
+            await gate.wait()
+            for prompt, code in (("broken", "BROKEN_MODEL"), ("surprise", "MODEL_FAILED")):
+                with pytest.raises(WorkerLost, match=code):
+                    await worker.generate(job_id(prompt), spec_for(worker, prompt), ignore)
+            leaving.cancel()
+            (tmp_path / "traces" / "worker" / "go").touch()
 
 
 @pytest.mark.parametrize("prompt", ["die", "full"])

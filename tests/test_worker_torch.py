@@ -17,6 +17,7 @@ from tests.support.job_specs import job_id, job_spec
 from tests.support.model_folders import random_model
 
 pytest.importorskip("torch")
+np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.live
 A, B = job_id("a"), job_id("b")
 
@@ -29,6 +30,7 @@ async def test_a_worker_draws_proves_cancels_and_stays_quiet(tmp_path: Path, cap
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run)
             await draw_and_prove(worker)
+            await share(worker)
             await cancel(worker)
             nursery.cancel_scope.cancel()
     said = capfd.readouterr()
@@ -54,6 +56,31 @@ async def draw_and_prove(worker: Worker) -> None:
     assert (await worker.replay_picture(spec, leaves[3], picture.data)).max_diff_nano < 10**7
     with pytest.raises(Refused, match="BAD_PICTURE"):
         await worker.replay_picture(spec, leaves[3], b"no picture")
+
+
+async def share(worker: Worker) -> None:
+    """Two jobs of a real model at the same time, one of which joins late: what each gives is what it gives alone."""
+    model = worker.capability().models[0].model
+    assert worker.gains(model)[0] == 100
+    long, short = job_spec(model, seed=1, steps=40), job_spec(model, seed=2, steps=8, prompt="a blue square")
+    order: list[str] = []
+    under_way = trio.Event()
+
+    def on_step(step: Step) -> None:
+        order.append("long")
+        if step.step == 5:
+            under_way.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.generate, job_id("long"), long, on_step)
+        await under_way.wait()
+        await worker.generate(job_id("short"), short, lambda step: order.append("short"))
+    assert "long" in order[order.index("short") : len(order) - order[::-1].index("short")]  # in turns, or together
+    for name, spec in (("long", long), ("short", short)):
+        await worker.generate(job_id(f"{name} alone"), spec, lambda step: None)
+        shared, alone = [await worker.open_trace(job_id(n), [spec.shape.steps]) for n in (name, f"{name} alone")]
+        ours, theirs = (np.frombuffer(leaves[0].raw, "<f4") for leaves in (shared, alone))
+        assert np.abs(ours - theirs).max() < 2e-5
 
 
 async def cancel(worker: Worker) -> None:

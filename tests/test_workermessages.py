@@ -65,6 +65,17 @@ GOLDEN: list[tuple[Any, str]] = [
         ),
     ),
     (
+        m.DueJob(JOB, 2500),
+        ("94aa776f726b65722d64756501c4206a6f622e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2ecd09c4"),
+    ),
+    (
+        m.Calibrated(b"m" * 32, (100, 158, 209)),
+        (
+            "94b1776f726b65722d63616c6962726174656401c4206d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d"
+            "6d6d6d6d6d6d9364cc9eccd1"
+        ),
+    ),
+    (
         m.CancelJob(JOB),
         ("93ad776f726b65722d63616e63656c01c4206a6f622e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e"),
     ),

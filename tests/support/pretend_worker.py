@@ -90,11 +90,14 @@ class PretendDevice:
     def predict_ms(self, shape: JobShape, jobs: int) -> int:
         return jobs
 
-    def gains(self, model: bytes) -> tuple[int, ...]:
-        return (100,)
-
     def sharing(self, shape: JobShape) -> tuple[int, int]:
         return LIMIT, 1
+
+    def calibrate(self, model: bytes | None = None) -> bool:
+        return False
+
+    def gains(self, model: bytes) -> tuple[int, ...]:
+        return 100, 150, 220
 
     def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes) -> Replay:
         return Replay(abs(noise[0]) * 10**9, 0)
@@ -103,6 +106,9 @@ class PretendDevice:
         """What is done after two steps; whether the job gets on."""
         match prompt:
             case "die":
+                os._exit(3)
+            case "die once" if not (self.traces.folder / "died").exists():
+                (self.traces.folder / "died").touch()
                 os._exit(3)
             case "hang":
                 while True:
