@@ -95,5 +95,5 @@ def read_diffusion(folder: StrictFolder, index: Mapping[str, Any], cache: Digest
 
 
 def own_words(folder: StrictFolder) -> Mapping[str, Any]:
-    """What ``pasar.json`` says, where there is one."""
-    return folder.json("pasar.json") if folder.has("pasar.json") else {}
+    """What ``pasar.json`` says, where there is one, and the name of the folder where it says none."""
+    return {"name": folder.name, **(folder.json("pasar.json") if folder.has("pasar.json") else {})}

@@ -28,8 +28,8 @@ SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections dialback discovery gossip hardening heartbeat host identity "
     "inbox kadstore keeper knock limits loglimit mdns memory netstream pipe presence stream transfer",
     "compute": "device digestcache footprint hardware librarian link modeldesk modelfolder modelstore offline "
-    "opendevice otherprocess pins pipeline pipelines pulling served strictfolder tracestore training work worker "
-    "workerchild workerlife workerlink workerprocess",
+    "opendevice otherprocess pins pipeline pipelines pulling served strictfolder tracestore training transferring "
+    "work worker workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows sending "
     "transaction_rows transactor txstore wallet",
