@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import signal
 import sys
 from collections.abc import Callable
 
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     say = Say(sys.stderr if given.json else sys.stdout)
     module, function, line = BENCHMARKS[given.name]
     say(f"{given.name}: {line}")
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))  # trio stops all children
     run: Callable[..., Report] = getattr(importlib.import_module(module), function)
     load = Load(say)
     try:

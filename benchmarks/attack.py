@@ -29,7 +29,7 @@ from market.client import Delivered, Wish, bid_for
 from market.rolekit import PIPELINES
 from p2p.addresses import parse_target
 from p2p.errors import PasarError
-from p2p.peer import peer_text
+from p2p.peer import PeerId, peer_text
 
 SECONDS = 60.0  # of the attack; PASAR_ATTACK_S=600 is the long one
 PAUSE_S = 170.0  # for what it left to run out: streams, buckets, seen messages, and offers of ten seconds after 150
@@ -40,7 +40,12 @@ SLOW, GROWTH = 2.0, 1.05
 MEMORY = "memory of the node that grew most, after over before"
 NODES = ("bootstrap", "gateway", "seller")
 SHUT_OUT = re.compile(r"peer_shut_out.*?peer=(\S+)")
-HONEST_FAULTS = ("fault of the seller", "the gateway broke the rules")
+HONEST_FAULTS = (
+    "fault of the seller",
+    "the gateway broke the rules",
+    "a seller is set aside",
+)  # all sales here are honest
+SELLER_FAULTS = ("a fault in a load", "a fault in a quote", "no quote")  # of whichever seller the line names
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -90,7 +95,7 @@ async def measure(say: Say, seconds: float) -> Found:
         logs = "".join(_said_by(market, name) for name in NODES)
         shut = SHUT_OUT.findall(logs)
         banned = [peer for peer in map(peer_text, honest) if peer in shut]
-        banned += [line for line in logs.splitlines() for fault in HONEST_FAULTS if fault in line]
+        banned += _blamed(logs, parse_target(targets[-1]).peer)
         return Found(
             before,
             during,
@@ -157,6 +162,14 @@ def _keep_logs(market: Stage) -> None:
 
 def _said_by(market: Stage, name: str) -> str:
     return market.log_of(name).read_text(errors="replace")
+
+
+def _blamed(logs: str, seller: PeerId) -> list[str]:
+    """Every line that holds something against the honest gateway or the honest seller."""
+    lines = logs.splitlines()
+    found = [line for line in lines for fault in HONEST_FAULTS if fault in line]
+    named = (line for line in lines if peer_text(seller) in line)
+    return found + [line for line in named for fault in SELLER_FAULTS if fault in line]
 
 
 def _addrs(market: Stage) -> list[str]:

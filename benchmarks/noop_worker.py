@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from compute.capability import Capability, Dtype, ModelCapability
-from compute.spec import MAX_SIDE, MAX_STEPS, TEXT_TO_IMAGE, Artifact, JobSpec
+from compute.spec import MAX_DENOISED_SIDE, MAX_STEPS, TEXT_TO_IMAGE, Artifact, JobSpec
 from compute.trace import FINISHED, TraceLeaf, leaf_hash, merkle_path, merkle_root
 from compute.work import JobResult, Step, WorkerLost
 from p2p.errors import Refused
@@ -53,7 +53,7 @@ class NoopWorker:
         self.step_s, self.lose_at = step_s, lose_at
         speed = int(STEP_UNITS / step_s / 2) if step_s else 10**9  # units a second; it promises half of what it does
         entry = ModelCapability(
-            model, "noop", TEXT_TO_IMAGE, 64, MAX_SIDE, 8, MAX_STEPS, Dtype.FP32, speed, load_ms=1, warm=True
+            model, "noop", TEXT_TO_IMAGE, 64, MAX_DENOISED_SIDE, 8, MAX_STEPS, Dtype.FP32, speed, load_ms=1, warm=True
         )
         self._capability = Capability((entry,), slots)
         self._places = trio.CapacityLimiter(slots)
@@ -80,7 +80,9 @@ class NoopWorker:
         task_status.started()
         await trio.sleep_forever()
 
-    async def generate(self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None]) -> JobResult:
+    async def generate(
+        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], files: Sequence[bytes] = ()
+    ) -> JobResult:
         """A black picture after all steps."""
         unfit = self._capability.unfit(spec.shape)
         if unfit is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated
 
-from compute.spec import MAX_SIDE, MAX_STEPS, JobShape, Side
+from compute.spec import MAX_SIDE, MAX_STEPS, InputSize, JobShape, Length, Side
 from p2p.codec import Hash, Name, Range, Size, message
 
 MAX_MODELS = 64
@@ -41,6 +41,8 @@ class Misfit(StrEnum):
     SIDE = "SIDE_TOO_LARGE"
     SIDE_STEP = "SIDE_UNEVEN"
     STEPS = "TOO_MANY_STEPS"
+    LENGTH = "TOO_LONG"
+    INPUT = "INPUT_TOO_LARGE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,10 @@ class Unfit:
 
 @dataclass(frozen=True, slots=True)
 class ModelCapability:
-    """One model on one machine. ``units_per_second`` is 0 until measured; ``load_ms`` is what a cold start adds."""
+    """One model on one machine. ``units_per_second`` is 0 until measured; ``load_ms`` is what a cold start adds.
+
+    ``max_length`` bounds frames or milliseconds, ``max_input`` the bytes of all inputs; 0 where there are none.
+    """
 
     model: Hash
     name: Name
@@ -67,6 +72,8 @@ class ModelCapability:
     units_per_second: Annotated[int, Range(0, MAX_SPEED)] = 0
     load_ms: Annotated[int, Range(0, MAX_LOAD_MS)] = 0
     warm: bool = False
+    max_length: Length = 0
+    max_input: InputSize = 0
 
     def unfit(self, shape: JobShape) -> Unfit | None:
         """Why ``shape`` cannot run on this model, or None when it can."""
@@ -82,6 +89,10 @@ class ModelCapability:
             return Unfit(Misfit.SIDE_STEP, self.side_step, uneven)
         if shape.steps > self.max_steps:
             return Unfit(Misfit.STEPS, self.max_steps, shape.steps)
+        if shape.length > self.max_length:
+            return Unfit(Misfit.LENGTH, self.max_length, shape.length)
+        if shape.input_bytes > self.max_input:
+            return Unfit(Misfit.INPUT, self.max_input, shape.input_bytes)
         return None
 
     def predict_ms(self, shape: JobShape) -> int:
@@ -97,7 +108,7 @@ class ModelCapability:
         return replace(self, units_per_second=max(1, speed), warm=True)
 
 
-@message("capability", 1)
+@message("capability", 2)
 @dataclass(frozen=True, slots=True)
 class Capability:
     """All that one machine runs. ``slots`` is how many jobs run at the same time; each model appears once."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from compute.capability import Dtype, ModelCapability
 from compute.flaws import BadModel, Flaw
-from compute.spec import MAX_SIDE, MAX_STEPS, MIN_SIDE, SIDE_STEP, TEXT_TO_IMAGE
+from compute.spec import MAX_DENOISED_SIDE, MAX_STEPS, MIN_SIDE, SIDE_STEP, TEXT_TO_IMAGE
 
 PIPELINE_OF_CLASS = {"StableDiffusionPipeline": TEXT_TO_IMAGE}
 LIBRARIES = frozenset({"diffusers", "transformers"})  # code comes from these, never from the folder
@@ -116,8 +116,10 @@ def read_entry(
     factor = _vae_factor(configs.get("vae", {}))
     sample = configs.get("unet", {}).get("sample_size", 64)
     guess = _number(sample[0] if isinstance(sample, list) and sample else sample, "unet sample_size", 1, 4096) * factor
-    native = _number(own.get("native_side", max(MIN_SIDE, min(guess, MAX_SIDE))), "native_side", MIN_SIDE, MAX_SIDE)
-    most = _number(own.get("max_side", min(MAX_SIDE, STRETCH * native)), "max_side", native, MAX_SIDE)
+    native = _number(
+        own.get("native_side", max(MIN_SIDE, min(guess, MAX_DENOISED_SIDE))), "native_side", MIN_SIDE, MAX_DENOISED_SIDE
+    )
+    most = _number(own.get("max_side", min(MAX_DENOISED_SIDE, STRETCH * native)), "max_side", native, MAX_DENOISED_SIDE)
     trained = _number(configs.get("scheduler", {}).get("num_train_timesteps", 1000), "num_train_timesteps", 1, 10**6)
     steps = _number(own.get("max_steps", min(trained, MAX_STEPS)), "max_steps", 1, min(trained, MAX_STEPS))
     return ModelEntry(

@@ -51,7 +51,7 @@ class Tellers:
     waits: Callable[[bytes, int], None]  # job, milliseconds until its model is there
     broken: Callable[[bytes, str], None]  # model, why
     loading: Callable[[bool], None]  # a load begins, or has ended
-    shelved: Callable[[Shelved], None]  # where a model is, whenever something may have changed
+    shelved: Callable[[Shelved, str], None]  # where a model is, whenever something may have changed
 
 
 class Librarian:
@@ -150,7 +150,7 @@ class Librarian:
 
     def _move(self) -> None:
         for one in self.shelf.models():
-            self._tell.shelved(one)
+            self._tell.shelved(one, self.shelf.standing(one.model))
         self._moved.set()
         self._moved = trio.Event()
         self._tell.moved()

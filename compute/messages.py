@@ -12,7 +12,7 @@ from typing import Annotated
 
 from compute.capability import MAX_LOAD_MS, Capability, Dtype, ModelCapability
 from compute.digest import MAX_ARTIFACT, MAX_ARTIFACTS
-from compute.spec import MAX_STEPS, JobSpec
+from compute.spec import MAX_INPUTS, MAX_STEPS, JobSpec
 from compute.trace import MAX_LEAF, TraceLeaf
 from p2p.codec import Hash, JobId, Range, Size, message
 
@@ -50,7 +50,7 @@ class Attach:
     channel: Channel
 
 
-@message("worker-ready", 1)
+@message("worker-ready", 2)
 @dataclass(frozen=True, slots=True)
 class Ready:
     """The worker's answer on the work channel: who it is and what it will run. Models may still be cold."""
@@ -60,7 +60,7 @@ class Ready:
     capability: Capability
 
 
-@message("worker-model-changed", 1)
+@message("worker-model-changed", 2)
 @dataclass(frozen=True, slots=True)
 class ModelChanged:
     """A model became warm or cold, or was measured again."""
@@ -97,13 +97,23 @@ class ModelShelved:
     pinned: bool
 
 
-@message("worker-run", 1)
+@message("worker-run", 2)
 @dataclass(frozen=True, slots=True)
 class RunJob:
     """Run this, or go on with it: an id that the worker knows attaches to the same job."""
 
     job_id: JobId
     spec: JobSpec
+
+
+@message("worker-input", 1)
+@dataclass(frozen=True, slots=True)
+class InputPart:
+    """The next bytes of input ``index`` of a job that was just asked for; it waits until all of them are there."""
+
+    job_id: JobId
+    index: Annotated[int, Range(0, MAX_INPUTS - 1)]
+    data: Annotated[bytes, Size(1, PART)]
 
 
 @message("worker-cancel", 1)
@@ -195,7 +205,7 @@ class LeafOpened:
     leaf: TraceLeaf
 
 
-@message("worker-replay-step", 1)
+@message("worker-replay-step", 2)
 @dataclass(frozen=True, slots=True)
 class ReplayStep:
     """Asks to re-run step ``index`` of ``spec`` from the latents ``before`` and to compare with ``after``."""
@@ -208,7 +218,7 @@ class ReplayStep:
     after: Annotated[bytes, Size(1, MAX_LEAF)]
 
 
-@message("worker-replay-start", 1)
+@message("worker-replay-start", 2)
 @dataclass(frozen=True, slots=True)
 class ReplayStart:
     """Asks whether ``noise`` is what the seed of ``spec`` gives."""
@@ -219,7 +229,7 @@ class ReplayStart:
     noise: Annotated[bytes, Size(1, MAX_LEAF)]
 
 
-@message("worker-replay-picture", 1)
+@message("worker-replay-picture", 2)
 @dataclass(frozen=True, slots=True)
 class ReplayPicture:
     """Asks how far the picture of ``latents`` is from ``picture`` (a file as delivered)."""

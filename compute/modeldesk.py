@@ -19,7 +19,7 @@ from compute.catalog import ModelEntry
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.librarian import Librarian, Stacks, Tellers
 from compute.phases import Progress
-from compute.shelf import Place, Shelf, Shelved
+from compute.shelf import Shelf, Shelved
 from p2p.errors import Refused
 
 Say = Callable[[Any], None]
@@ -42,7 +42,6 @@ class ModelDesk:
         self._board, self._progress, self._say, self._capability = board, progress, say, capability
         self._librarian: Librarian | None = None
         self._told: dict[bytes, m.ModelShelved] = {}
-        self._failed: dict[bytes, m.ModelFailed] = {}
         self._pins: list[m.PinModel] = []  # asked before the device is open
         self.moved = trio.Event()  # a job may begin that could not
 
@@ -107,7 +106,7 @@ class ModelDesk:
 
     def tell_all(self) -> None:
         """A node has come: where every model is."""
-        for told in (*self._told.values(), *self._failed.values()):
+        for told in self._told.values():
             self._say(told)
 
     # -- what the librarian tells ------------------------------------------------------------------------------------
@@ -129,8 +128,7 @@ class ModelDesk:
 
     def _broken(self, model: bytes, hint: str) -> None:
         print(hint, file=sys.stderr)
-        self._failed[model] = m.ModelFailed(model, words(hint))
-        self._say(self._failed[model])
+        self._say(m.ModelFailed(model, words(hint)))
 
     def _loading(self, begins: bool) -> None:
         if begins:
@@ -138,13 +136,11 @@ class ModelDesk:
         else:
             self._progress.rest(m.Phase.LOADING)
 
-    def _shelved(self, one: Shelved) -> None:
-        now = m.ModelShelved(one.model, one.place.value, one.cost, one.pinned)
+    def _shelved(self, one: Shelved, standing: str) -> None:
+        now = m.ModelShelved(one.model, standing, one.cost, one.pinned)
         if self._told.get(one.model) != now:
             self._told[one.model] = now
             self._say(now)
-        if one.place is Place.WARM:
-            self._failed.pop(one.model, None)
 
     def _open_librarian(self) -> Librarian:
         assert self._librarian is not None, "the device is not open"

@@ -69,8 +69,12 @@ class Machine(Protocol):
         """What runs here now; a model that still loads says ``warm=False``."""
         ...
 
-    async def generate(self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None]) -> JobResult:
-        """Run one job. Raises Refused for a spec that cannot run here, WorkerLost when the machine dies.
+    async def generate(
+        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], files: Sequence[bytes] = ()
+    ) -> JobResult:
+        """Run one job; ``files`` are its inputs, in the order of the spec.
+
+        Raises Refused for a spec or an input that cannot be worked here, WorkerLost when the machine dies.
 
         Cancelling the caller's scope ends the work within one step.
         """

@@ -17,6 +17,7 @@ from compute import messages as m
 from compute.capability import Capability
 from compute.digestcache import DigestCache
 from compute.served import Served, read_folders
+from compute.shelf import NO_ROOM, Place
 from compute.spec import Artifact, JobSpec
 from compute.trace import TraceLeaf
 from compute.work import JobResult, Replay, Step, WorkerLost
@@ -39,6 +40,7 @@ class _Pending:
 
     spec: JobSpec
     put: trio.MemorySendChannel[Any]
+    files: tuple[bytes, ...] = ()
     begun: bool = False
     deaths: int = 0
     done: m.JobDone | None = None
@@ -53,7 +55,6 @@ class Worker:
         self._config = config
         self._serve = serve or partial(read_folders, config.models, DigestCache(config.digests))
         self._capability = Capability(())
-        self._broken: dict[bytes, str] = {}  # models that could not be loaded, and why
         self._shelved: dict[bytes, m.ModelShelved] = {}
         self._pinned = set[bytes]()
         self._pending: dict[bytes, _Pending] = {}
@@ -79,11 +80,10 @@ class Worker:
 
     def capability(self) -> Capability:
         """What runs here now; a model that still loads says ``warm=False``, one that cannot be loaded is not named."""
-        if not self._broken:
+        lost = {one.model for one in self._shelved.values() if one.place in (Place.BROKEN, NO_ROOM)}
+        if not lost:
             return self._capability
-        return replace(
-            self._capability, models=tuple(e for e in self._capability.models if e.model not in self._broken)
-        )
+        return replace(self._capability, models=tuple(e for e in self._capability.models if e.model not in lost))
 
     def shelved(self) -> tuple[m.ModelShelved, ...]:
         """Where each model is, as the worker said last; nothing while it starts."""
@@ -111,7 +111,9 @@ class Worker:
         finally:
             self._lose("the node ends", False)
 
-    async def generate(self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None]) -> JobResult:
+    async def generate(
+        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], files: Sequence[bytes] = ()
+    ) -> JobResult:
         """Run one job, or attach to it when the worker has it from before. See ``Machine.generate``."""
         unfit = self.capability().unfit(spec.shape)
         if unfit is not None:
@@ -121,10 +123,10 @@ class Worker:
         if len(self._pending) >= MAX_PENDING:
             raise Refused("BUSY", "the queue is full", have=MAX_PENDING, need=MAX_PENDING + 1)
         put, events = trio.open_memory_channel[Any](MAX_EVENTS)
-        self._pending[job_id] = _Pending(spec, put)
+        self._pending[job_id] = pending = _Pending(spec, put, tuple(files))
         finished = False
         try:
-            self._say(m.RunJob(job_id, spec))  # when there is no worker now, it is told when it is up
+            self._submit(job_id, pending)  # when there is no worker now, it is told when it is up
             async for event in events:
                 if isinstance(event, Step):
                     on_step(event)
@@ -200,7 +202,14 @@ class Worker:
             self._say(m.PinModel(model, True))
         for job_id, pending in self._pending.items():
             pending.done, pending.parts = None, []
-            self._say(m.RunJob(job_id, pending.spec))
+            self._submit(job_id, pending)
+
+    def _submit(self, job_id: bytes, pending: _Pending) -> None:
+        """Ask for a job, its inputs right behind: one that the worker knows already passes them over."""
+        self._say(m.RunJob(job_id, pending.spec))
+        for index, data in enumerate(pending.files):
+            for at in range(0, len(data), m.PART):
+                self._say(m.InputPart(job_id, index, data[at : at + m.PART]))
 
     def _lose(self, reason: str, answered: bool) -> None:
         """The worker ended, and with it the job that it ran. What only waited goes to the next, but not for ever."""
@@ -218,16 +227,11 @@ class Worker:
         match said:
             case m.Ready():
                 self.device, self._capability = said.device, said.capability
-                self._broken.clear()
             case m.ModelChanged():
-                if said.entry.warm:
-                    self._broken.pop(said.entry.model, None)
                 self._capability = self._capability.updated(said.entry)
             case m.LeafOpened() | m.Replayed() | m.RequestFailed():
                 if said.request in self._asked:
                     self._asked[said.request].send_nowait(said)
-            case m.ModelFailed():
-                self._broken[said.model] = said.hint
             case m.ModelShelved():
                 self._shelved[said.model] = said
             case m.JobStepped() | m.JobLoading() | m.JobDone() | m.ArtifactPart() | m.JobFailed():

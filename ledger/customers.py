@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ledger.journal import Also, Transaction, Writes, nothing
+from ledger.journal import Also, Begun, Transaction, Writes, nothing
 from ledger.schema import of_wei, wei
 from p2p.errors import Refused
 
@@ -68,6 +68,18 @@ class CustomerBooks:
 
         ``also`` is written in the same transaction while the job is neither charged nor returned.
         """
+        return await (await self.begin_reserve(job_id, customer, amount, free=free, also=also)).wait()
+
+    async def begin_reserve(
+        self,
+        job_id: bytes,
+        customer: str,
+        amount: int,
+        *,
+        free: bool = False,
+        also: Also = nothing,
+    ) -> Begun[JobMoney]:
+        """``reserve``, handed in: applied, whatever is written later may build on it."""
         _check(customer, amount)
         now_ms = int(self._wall_time() * 1000)
 
@@ -77,7 +89,7 @@ class CustomerBooks:
                 also(tx)
             return money
 
-        return await self._journal.write(write)
+        return await self._journal.begin(write)
 
     async def charge(self, job_id: bytes, price: int, margin: int = 0) -> JobMoney:
         """The job was delivered: take its price and margin once, return the rest. Raises Refused when it cannot be."""

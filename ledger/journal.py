@@ -3,6 +3,7 @@
     begun = await journal.begin(fn)      # applied in order, at once where the file is free
     result = await begun.applied()       # what it returned; only further writes may follow from it yet
     await begun.wait()                   # on disk, and with it everything handed in before: now it may be seen
+    await begun.kept()                   # the same for who can wait for a commit that others want, LINGER_S at most
 
 ``write`` is both in one. Writes share a commit as long as nobody waits for one: a chain of writes that build on each
 other costs one. Short writes are applied on trio's thread, everything else, and every commit, in a thread of its own.
@@ -65,6 +66,10 @@ class Begun(Protocol[T_co]):
         """What it returned, once it is on disk, and everything that was handed in before. Raises what it raised."""
         ...
 
+    async def kept(self) -> T_co:
+        """``wait`` that hurries nobody: it is on disk with another's commit, or a moment later. Raises as that does."""
+        ...
+
 
 class _Begun(Generic[T]):
     """One write on its way. ``short``: it may be applied on trio's thread."""
@@ -82,6 +87,12 @@ class _Begun(Generic[T]):
     async def wait(self) -> T:
         if self.write.error is None:
             self._want()
+            await self.done.wait()
+        return self.write.unwrap()
+
+    async def kept(self) -> T:
+        await self.has_run.wait()
+        if self.write.error is None:
             await self.done.wait()
         return self.write.unwrap()
 

@@ -73,6 +73,8 @@ class Aftermath:
             # What a lost one was paid stays as credit with it, and never is the customer's. Its exposure falls; it is
             # not banned: it may be all there is, and back soon.
             reputation.failed(seller, now, awarded=self._begun)
+            if reputation.view(seller, now).banned:
+                log.warning("a seller is set aside", seller=peer_text(seller)[-8:], code=end.code)
 
     @property
     def _quote(self) -> Quote:

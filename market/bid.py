@@ -28,7 +28,7 @@ class Prefer(StrEnum):
     PRICE = "price"
 
 
-@message("bid", 1)
+@message("bid", 2)
 @dataclass(frozen=True, slots=True)
 class Bid:
     """What a client asks of its gateway. ``limit`` 0 is none given; durations run from the bid's arrival.

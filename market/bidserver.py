@@ -23,6 +23,7 @@ from market.bidwire import (
     ModelOnOffer,
     ModelsOnOffer,
     News,
+    SendInputs,
     Thanks,
 )
 from market.bookfeed import BookFeed
@@ -32,7 +33,7 @@ from market.jobrun import JobRun
 from market.jobwire import BlobRef
 from market.parcels import Parcels
 from market.refusal import Refusal
-from p2p.blobs import ChunkAck
+from p2p.blobs import Chunk, ChunkAck
 from p2p.errors import MalformedMessage, PasarError, Refused, Unavailable
 from p2p.peer import peer_text
 from p2p.stream import JOB_FRAME, MessageStream
@@ -54,8 +55,8 @@ Cancel = Callable[[JobRun], Awaitable[None]]
 async def _gather(run: JobRun, heard: int) -> None:
     """Let what nobody waits for leave together with what follows it soon."""
     with trio.move_on_after(GATHER_S):
-        while not run.over.is_set() and all(news.event not in URGENT for news in run.since(heard)[0]):
-            await run.changed()
+        while not run.over.is_set() and all(news.event not in URGENT for news in run.bulletin.since(heard)[0]):
+            await run.bulletin.changed()
 
 
 class BidServer:
@@ -147,6 +148,8 @@ class BidServer:
         while (said := await stream.receive()) is not None:
             if isinstance(said, ChunkAck):
                 parcels.acked(said)
+            elif isinstance(said, Chunk):
+                await stream.send(await run.inputs.take(said))
             elif isinstance(said, CancelBid) and said.job_id == run.job_id:
                 await self._cancel(run)
             elif isinstance(said, Thanks):
@@ -156,13 +159,16 @@ class BidServer:
 
     async def _tell(self, stream: MessageStream, run: JobRun, parcels: Parcels) -> None:
         """News as they come, then the outcome, then its files."""
-        fresh, heard = run.since(0)  # at once: a client that has not heard it goes to another gateway when we die
+        news = run.bulletin
+        fresh, heard = news.since(0)  # at once: a client that has not heard it goes to another gateway when we die
         await stream.send(BidTaken(run.job_id, run.job.limit, not run.bid.limit, run.bid.deadline_ms), *fresh)
-        while not run.over.is_set() or heard < run.told:
-            while not run.over.is_set() and run.told == heard:
-                await run.changed()
+        if not run.inputs.whole.is_set():
+            await stream.send(SendInputs(run.job_id, run.inputs.have()))
+        while not run.over.is_set() or heard < news.told:
+            while not run.over.is_set() and news.told == heard:
+                await news.changed()
             await _gather(run, heard)
-            fresh, heard = run.since(heard)
+            fresh, heard = news.since(heard)
             if fresh:
                 await stream.send(*fresh)
         await stream.send(run.outcome)

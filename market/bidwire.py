@@ -1,7 +1,8 @@
 """What a light client and a gateway say on ``/pasar/bid/1``, one stream for each job.
 
-    client   Hello, AskModels | Bid, CancelBid, ChunkAck..., Thanks
-    gateway  Hello, ModelsOnOffer, Refusal | BidTaken, JobNews..., JobDone + artifacts | JobFailed | BidCancelled
+    client   Hello, AskModels | Bid, Chunk... of its inputs, CancelBid, ChunkAck..., Thanks
+    gateway  Hello, ModelsOnOffer, Refusal | BidTaken, SendInputs, JobNews...,
+             JobDone + artifacts | JobFailed | BidCancelled
 
 A bid is idempotent by its job id: the same bid on a new stream picks the job up where it is. Messages only.
 """
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
+from compute.spec import MAX_INPUTS
 from ledger.money import Amount
+from market.jobwire import BlobHave
 from p2p.codec import U32, Hash, JobId, Name, Range, Size, message
 from p2p.peer import WirePeer
 
@@ -75,6 +78,18 @@ class BidTaken:
     limit: Amount
     limit_chosen: bool
     deadline_ms: U32
+
+
+@message("send-inputs", 1)
+@dataclass(frozen=True, slots=True)
+class SendInputs:
+    """The inputs of this bid, please, in chunks under the head of their digest; ``have`` says what is here already.
+
+    Said again on a new stream, as long as something is missing. No auction begins before everything is here.
+    """
+
+    job_id: JobId
+    have: Annotated[tuple[BlobHave, ...], Size(0, MAX_INPUTS)]
 
 
 @message("job-news", 1)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from compute.spec import Quality
 from ledger.money import Settlement
-from market.offer import MAX_OFFER, ModelOffer, Offer
+from market.offer import MAX_OFFER, Limits, ModelOffer, Offer
 from p2p.codec import decode_as
 from p2p.envelope import Signed, open_signed
 from p2p.errors import BadSignature, MalformedMessage, PeerFault, UnknownMessage
@@ -51,8 +51,7 @@ class Posting:
 class Profile(NamedTuple):
     """What the offers on one shelf have in common: all that decides for a job, save price and our own measure."""
 
-    max_side: int
-    max_steps: int
+    limits: Limits
     quality: Quality
     strength: int
     speed: int
@@ -68,7 +67,7 @@ def claimed_speed(speed: int) -> int:
 def profile_of(offer: Offer, entry: ModelOffer) -> Profile:
     """The shelf that one model of an offer stands on. Loading time is rounded up, as speed is rounded down."""
     load = 0 if entry.warm else -claimed_speed(-(-entry.load_ms // 1000)) * -1000
-    return Profile(entry.max_side, entry.max_steps, entry.quality, offer.strength, claimed_speed(entry.speed), load)
+    return Profile(entry.limits, entry.quality, offer.strength, claimed_speed(entry.speed), load)
 
 
 class OrderBook:

@@ -6,7 +6,7 @@ back before digests and signatures agree. A stream that breaks is opened again a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -24,16 +24,18 @@ from market.bidwire import (
     JobNews,
     ModelOnOffer,
     ModelsOnOffer,
+    SendInputs,
     Thanks,
 )
 from market.conversation import closing
 from market.hello import Greeter
+from market.jobinputs import refs_of
 from market.jobwire import BlobRef
 from market.parcels import Parcels
 from market.protocol import BID
 from market.receipt import NotVerified, Receipt, verify_receipt
 from market.refusal import Code, Excluded, Refusal, Rule
-from p2p.blobs import Chunk
+from p2p.blobs import Chunk, ChunkAck
 from p2p.codec import encode
 from p2p.errors import MalformedMessage, Misconfigured, PasarError, PeerFault, Unavailable
 from p2p.peer import PeerId
@@ -111,7 +113,7 @@ def bid_for(wish: Wish, model: ModelOnOffer, pipeline: str, chance: Chance) -> B
     try:
         encode(bid)
     except ValueError as exc:  # beyond what any market serves
-        raise Misconfigured(str(exc).removeprefix("bid v1: ")) from exc
+        raise Misconfigured(str(exc).removeprefix("bid v2: ")) from exc
     return bid
 
 
@@ -167,14 +169,22 @@ class Client:
             await closing(earlier[1])
         return answer
 
-    async def bid(self, gateway: PeerId, bid: Bid, tell: Tell, cancelled: trio.Event | None = None) -> Ending:
-        """Follow ``bid`` to its end. Setting ``cancelled`` takes it back.
+    async def bid(
+        self,
+        gateway: PeerId,
+        bid: Bid,
+        tell: Tell,
+        cancelled: trio.Event | None = None,
+        files: Sequence[bytes] = (),
+    ) -> Ending:
+        """Follow ``bid`` to its end. Setting ``cancelled`` takes it back. ``files`` are the bytes of its inputs.
 
-        Raises Unavailable when the gateway does not take it, GatewayLost when it took it and stays gone, or comes to
-        no end; Refused when its result is larger than we hold, PeerFault when what it delivers does not check.
+        Raises Misconfigured for other files than the bid names, Unavailable when the gateway does not take it,
+        GatewayLost when it took it and stays gone, or comes to no end; Refused when its result is larger than we hold,
+        PeerFault when what it delivers does not check.
         """
         stop = trio.Event() if cancelled is None else cancelled
-        follow = _Follow(self._network.peer, gateway, bid, tell, stop)
+        follow = _Follow(self._network.peer, gateway, bid, tell, stop, files)
         deadline = trio.current_time() + bid.deadline_ms / 1000
         with trio.move_on_at(deadline + AFTER_DEADLINE_S):
             try:
@@ -221,10 +231,16 @@ class Client:
 class _Follow:
     """One bid over one stream after another; what was received on an earlier one counts."""
 
-    def __init__(self, us: PeerId, gateway: PeerId, bid: Bid, tell: Tell, cancelled: trio.Event) -> None:
+    def __init__(
+        self, us: PeerId, gateway: PeerId, bid: Bid, tell: Tell, cancelled: trio.Event, files: Sequence[bytes]
+    ) -> None:
         self._bid, self._tell, self._cancelled = bid, tell, cancelled
         self._gateway, self._job_id = gateway, job_id(gateway, us, bid.nonce)
-        self._parcels = Parcels()
+        self._parcels, self._sent = Parcels(), Parcels()
+        if [file.size for file in bid.spec.inputs] != [len(data) for data in files]:
+            raise Misconfigured("the files are not those that the bid names")
+        for ref, data in zip(refs_of(bid.spec), files, strict=True):
+            self._sent.offer(ref, data)
         self.taken = False
         self.gone_since: float | None = None
 
@@ -245,7 +261,7 @@ class _Follow:
 
         async def hear() -> None:
             try:
-                endings.append(await self._hear(stream))
+                endings.append(await self._hear(stream, nursery))
             except PasarError as exc:
                 broken.append(exc)
             nursery.cancel_scope.cancel()
@@ -270,7 +286,14 @@ class _Follow:
                 log.debug("no thanks", reason=str(exc))
         return endings[0]
 
-    async def _hear(self, stream: MessageStream) -> Ending:
+    async def _send(self, stream: MessageStream, blob: bytes, have: bytes) -> None:
+        """One input; a stream that breaks meanwhile is noticed by who reads it."""
+        try:
+            await self._sent.send(stream, blob, have)
+        except PasarError as exc:
+            log.debug("an input was not sent", reason=str(exc))
+
+    async def _hear(self, stream: MessageStream, nursery: trio.Nursery) -> Ending:
         while (said := await stream.receive()) is not None:
             named = getattr(said, "job_id", self._job_id)
             if named != self._job_id:
@@ -285,6 +308,12 @@ class _Follow:
                     self._tell(said)
                 case JobNews():
                     self._tell(said)
+                case SendInputs():
+                    have = {one.blob: one.chunks for one in said.have}
+                    for file in refs_of(self._bid.spec):
+                        nursery.start_soon(self._send, stream, file.blob, have.get(file.blob, b""))
+                case ChunkAck():
+                    self._sent.acked(said)
                 case JobDone():
                     return await self._collect(stream, said)
                 case _:

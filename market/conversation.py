@@ -27,6 +27,7 @@ from market.jobwire import (
     FromGateway,
     FromOrchestrator,
     JobMessage,
+    Progress,
     Seal,
     SliceOutput,
     Tickets,
@@ -60,6 +61,7 @@ log = structlog.get_logger(__name__)
 OUTBOX = 1024
 WAITING = 16  # messages that were read and not dealt with; then the stream is read no further
 PER_SECOND, BURST = 200.0, 2048.0  # frames that one conversation takes; a job of a thousand steps passes in one burst
+PROGRESS_PER_SECOND, PROGRESS_BURST = 20.0, 64.0  # steps that are told; of more in a short time some are left out
 FLUSH_S = 2.0
 QUIET_S = 45.0  # a stream on which nothing is due any more is closed after so long
 _NO_CHANGE_S = 0.05
@@ -117,6 +119,7 @@ class Conversation:
         self._post, self._events = trio.open_memory_channel[Event](math.inf)
         self._room = trio.Semaphore(WAITING)
         self._rate = RateLimit(PER_SECOND, BURST, 1)
+        self._steps = RateLimit(PROGRESS_PER_SECOND, PROGRESS_BURST, 1)
         self._stream: MessageStream | None = None
         self._outbox: trio.MemorySendChannel[Letter] | None = None
         self._known_outbox: trio.MemorySendChannel[Letter] | None = None  # of the stream that the machine knows
@@ -218,7 +221,9 @@ class Conversation:
             return self._events.receive_nowait()
         if wake_at is not None and wake_at <= now_ms():
             await trio.sleep(_NO_CHANGE_S)  # a tick that changed nothing must not turn into a spin
-        with trio.move_on_at(math.inf if wake_at is None else wake_at / 1000):
+        if wake_at is None:
+            return await self._events.receive()
+        with trio.move_on_at(wake_at / 1000):
             return await self._events.receive()
         return Ticked()
 
@@ -237,11 +242,18 @@ class Conversation:
         if isinstance(command, SendMessage):
             if isinstance(command.message, Acceptance):
                 self._expect_inputs()
-            self._put(command.message)
+            if not isinstance(command.message, Progress) or self._worth_telling(command.message):
+                self._put(command.message)
+            if command.ahead:
+                await self._let_out()
         elif isinstance(command, SendBlob):
             self._put(command)
         else:
             await self._perform(command)
+
+    def _worth_telling(self, said: Progress) -> bool:
+        """A thousand steps in a second would keep the seal behind them from a gateway that is busy."""
+        return said.step == said.steps or self._steps.allow("", trio.current_time())
 
     def _put(self, letter: Letter) -> None:
         """Queue it for the stream, in order: a blob never overtakes the message that announces it.
@@ -255,6 +267,11 @@ class Conversation:
         except trio.WouldBlock:  # a peer that does not read what it asked for
             if self._stream_nursery is not None:
                 self._stream_nursery.cancel_scope.cancel()
+
+    async def _let_out(self) -> None:
+        """What was queued is on its way before anything else is worked on: in two turns whoever writes has had one."""
+        for _ in range(2):
+            await trio.lowlevel.checkpoint()
 
     async def _write(self, stream: MessageStream, letters: trio.MemoryReceiveChannel[Letter]) -> None:
         """Say what was queued; blobs go out beside it, so that a large one holds up no message."""
@@ -297,7 +314,10 @@ class Conversation:
             log.debug("passed over", reason=str(exc))
             return
         self._expect(named)  # before the machine has seen it: its bytes may be right behind
-        await self._room.acquire()
+        try:
+            self._room.acquire_nowait()  # no turn of the loop for it where there is room
+        except trio.WouldBlock:
+            await self._room.acquire()
         self.post(said)
 
     def _expect(self, named: tuple[BlobRef, ...]) -> None:

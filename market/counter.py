@@ -16,6 +16,7 @@ from market.bid import Bid, RestingBids
 from market.bookfeed import BookFeed
 from market.conversation import now_ms
 from market.job import Job
+from market.jobinputs import refs_of
 from market.jobstore import JobStore
 from market.keeping import Keeping
 from market.offer import Load
@@ -39,6 +40,7 @@ class Counter:
     customers: CustomerBooks
     jobs: JobStore
     results: Keeping
+    inputs: Keeping
     resting: RestingBids
     settlement: Settlement
     chance: Callable[[int], bytes]
@@ -61,6 +63,7 @@ class Counter:
             deadline_ms=max(0, deadline - now_ms()),
             slices=0,
             spec=bid.spec,
+            inputs=refs_of(bid.spec),
         )
 
     def match(self, bid: Bid, limit: int, deadline: int) -> Matched:

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from heapq import merge
 from itertools import islice, zip_longest
 
-from compute.spec import SIDE_STEP, JobShape
+from compute.spec import DENOISED, MAX_DENOISED_SIDE, MIN_SIDE, SIDE_STEP, JobShape
 from ledger.money import Settlement, price_for
 from market.bid import time_price
 from market.book import Ask, OrderBook, Posting, Profile
@@ -30,6 +30,7 @@ PER_PLACE = 4  # of one payout address or subnet
 LOOKED_AT = 512  # sellers of one model
 MODELS = 16  # of one pipeline
 TYPICAL_STEPS, TYPICAL_DEADLINE_MS = 20, 60_000
+TYPICAL_LENGTH = 5000  # frames or milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,9 @@ def _typical(book: OrderBook, pipeline: str, model: bytes, ask: Ask) -> JobShape
     posting = book.posting(ask[1], pipeline)
     entry = posting.offer.entry(model) if posting is not None else None
     assert entry is not None  # a shelf holds live offers of its model alone
-    side = -(-entry.native_side // SIDE_STEP) * SIDE_STEP
+    if pipeline not in DENOISED:
+        return JobShape(pipeline, model, entry.native_side, entry.native_side, 1, guided=False, length=TYPICAL_LENGTH)
+    side = min(max(MIN_SIDE, -(-entry.native_side // SIDE_STEP) * SIDE_STEP), MAX_DENOISED_SIDE)
     return JobShape(pipeline, model, side, side, TYPICAL_STEPS, guided=True)
 
 

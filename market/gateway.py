@@ -56,6 +56,7 @@ log = structlog.get_logger(__name__)
 
 KEEP_S = 600.0  # results of finished jobs, for a client that comes back
 MAX_JOBS = 1024
+MAX_INPUT_BYTES = 512 * 2**20  # of all unfinished jobs together, in memory while they arrive and then on disk
 ROOM_PART = 16  # of the room left, the most that one client has open: keys cost nothing, so nobody may be the last
 ADDRESS_PART = 4  # of all jobs, what the clients of one address have open, where rules for one address bind
 SWEEP_S = 15.0
@@ -76,6 +77,7 @@ class Means:
     books: SendingBooks
     customers: CustomerBooks
     results: Keeping
+    inputs: Keeping
     settlement: Settlement
     reach: Callable[[PeerId], Awaitable[None]]
     small_job: int
@@ -104,6 +106,7 @@ class Gateway:
             customers=m.customers,
             jobs=JobStore(m.journal, m.wall_time),
             results=m.results,
+            inputs=m.inputs,
             resting=RestingBids(),
             settlement=m.settlement,
             chance=m.nonce,
@@ -128,6 +131,7 @@ class Gateway:
             await self._nursery.start(self._streams.run)
             self._shelved = {kept for kept, _ in await self._m.results.names()}
             await self._restore()
+            await self._drop_inputs()
             self._m.network.serve(BID, self._server.accept)
             self._nursery.start_soon(self._sweep)
             await self._nursery.start(self.loads.run)
@@ -156,6 +160,11 @@ class Gateway:
             return simple(Code.BUSY, "this gateway takes no more bids now", limit_wei=bid.limit)
         if self._of(raw.peer) >= self._share() or self._crowded(raw):
             return simple(Code.TOO_MANY, "too many bids of yours are open", limit_wei=bid.limit)
+        if (
+            sum(one.bid.spec.shape.input_bytes for one in self._unfinished())
+            > MAX_INPUT_BYTES - bid.spec.shape.input_bytes
+        ):
+            return simple(Code.BUSY, "no room for more inputs now", limit_wei=bid.limit)
         run = self._runs[name] = JobRun(self._counter, name, raw.peer, bid, free=True)
         self._going.append(run)
         self._from[name] = raw.remote.ip
@@ -310,8 +319,16 @@ class Gateway:
             if name not in self._runs:
                 await self._m.customers.give_back(name)
 
+    async def _drop_inputs(self) -> None:
+        """Inputs of jobs that are over and were not dropped in time."""
+        going = {name_of(run.job_id) for run in self._unfinished()}
+        for kept, _ in await self._m.inputs.names():
+            if kept not in going:
+                await self._m.inputs.drop(kept)
+
     async def _go_on(self, run: JobRun, purchases: list[Purchase]) -> None:
         for purchase in purchases:
+            run.inputs.offer_to(purchase.parcels)
             await self._start(purchase)
             purchase.talk.post(events.Restarted())
         if self._nursery is not None:

@@ -24,9 +24,11 @@ from market.auction import Auction, AwardTo, Buyer
 from market.basket import BROKEN, Bought
 from market.bid import Bid
 from market.bidwire import BidCancelled, JobDone, JobFailed, JobNews, News
+from market.bulletin import Bulletin
 from market.conversation import now_ms
 from market.counter import Counter
 from market.job import Job
+from market.jobinputs import JobInputs
 from market.jobstore import TakenBid
 from market.keeping import name_of
 from market.outcome import Clock, Outcome, done, ended, tried
@@ -45,13 +47,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 REST_S = 0.3
-MAX_NEWS = 512  # kept for a client that comes back; steps beyond it are dropped, oldest first
-NEWS_AFTER = 32  # of them once the job is over, and its outcome says the rest
 AT_ONCE = 4  # resting bids that try at the same time, the best paid first
 
 
 class JobRun:
-    """``outcome`` is set once, with ``over``; ``news`` grows until then."""
+    """``outcome`` is set once, with ``over``; the ``bulletin`` grows until then."""
 
     def __init__(
         self,
@@ -66,16 +66,15 @@ class JobRun:
     ) -> None:
         self._c, self.job_id, self.client, self.bid, self._free = counter, job_id, client, bid, free
         self.job = job or Job(job_id, digest_of(bid), bid.limit)
-        self.news: list[JobNews] = []
-        self.told = 0  # how many news there ever were
+        self.bulletin = Bulletin()
         self.outcome: Outcome | None = None
         self.over = trio.Event()
-        self._changed = trio.Event()
         self._clock = Clock(now_ms() - age_ms)
         self._deadline = self._clock.arrived + bid.deadline_ms
         self._purchases: list[Purchase] = []
-        self._cancelled, self._on_disk = trio.Event(), trio.Event()
+        self._cancelled, self._reserved, self._on_disk = trio.Event(), trio.Event(), trio.Event()
         self._patient = False
+        self.inputs = JobInputs(counter.inputs, name_of(job_id), bid.spec)
         self.log = log.bind(job=job_id.hex()[:16])
 
     @classmethod
@@ -94,15 +93,6 @@ class JobRun:
         return partial(self._c.results.read, name_of(self.job_id), index)
 
     # -- what the client's stream asks -------------------------------------------------------------------------------
-
-    def since(self, heard: int) -> tuple[list[JobNews], int]:
-        """News after the first ``heard`` ones, as far as they are kept, and how many there are now."""
-        dropped = self.told - len(self.news)
-        return self.news[max(0, heard - dropped) :], self.told
-
-    async def changed(self) -> None:
-        """Wait for the next news or the outcome."""
-        await self._changed.wait()
 
     def cancel(self) -> None:
         """The client wants it no more; what that costs is in the outcome."""
@@ -126,8 +116,11 @@ class JobRun:
             await self._conclude(await self._until_done(matched))
 
     async def _take(self, whole: trio.CancelScope, task_status: TaskStatus[None]) -> None:
-        """Take the bid in. Sellers are asked meanwhile; no award leaves before it is on disk."""
-        refusal = await self._reserve()
+        """Take the bid in, on the disk with its first award where that comes soon; sellers are asked meanwhile."""
+        try:
+            refusal = await self._reserve()
+        except Refused as exc:
+            refusal = simple(Code.NO_CREDIT, exc.hint, limit_wei=self.job.limit)
         if refusal is not None:
             self._finish(refusal)
             whole.cancel()
@@ -139,6 +132,8 @@ class JobRun:
         """Go on after a restart: first what was under way, then as ever. The book may still be empty."""
         self._purchases += purchases
         self._patient = True
+        await self.inputs.restore()
+        self._reserved.set()
         self._on_disk.set()
         for purchase in purchases:
             await purchase.over.wait()
@@ -153,16 +148,15 @@ class JobRun:
             await self._conclude(outcome or await self._until_done(self._match()))
 
     async def _reserve(self) -> Refusal | None:
-        """Set the customer's money aside, and put the bid on disk with it."""
-        try:
-            row = self._c.jobs.row(self.job, self.client, self.bid, self._free)
-            money = await self._c.customers.reserve(
-                self.job_id, peer_text(self.client), self.job.limit, free=self._free, also=row
-            )
-        except Refused as exc:
-            return simple(Code.NO_CREDIT, exc.hint, limit_wei=self.job.limit)
-        if money.state != "reserved":
+        """Set the customer's money aside, and put the bid on disk with it. Raises Refused without that money."""
+        row = self._c.jobs.row(self.job, self.client, self.bid, self._free)
+        begun = await self._c.customers.begin_reserve(
+            self.job_id, peer_text(self.client), self.job.limit, free=self._free, also=row
+        )
+        if (await begun.applied()).state != "reserved":
             return simple(Code.CONFLICT, "this very bid was over before; bid anew", limit_wei=self.job.limit)
+        self._reserved.set()  # an award is written after it, and leaves when both are on disk
+        await begun.kept()
         return None
 
     async def _until_done(self, matched: Matched) -> Outcome:
@@ -173,8 +167,8 @@ class JobRun:
                 return await self._given_back(BidCancelled(self.job_id, 0))
             if now_ms() >= self._deadline:
                 return await self._nobody()
-            outcome = await self._once(matched)
-            if outcome is not None:
+            here = await self.inputs.arrive(self._deadline / 1000, self._cancelled)
+            if here and (outcome := await self._once(matched)) is not None:
                 return outcome
             matched = self._match()
 
@@ -217,7 +211,7 @@ class JobRun:
 
     async def _give(self, award_to: AwardTo) -> bool:
         """Award the job; whether the seller took it."""
-        await self._on_disk.wait()
+        await self._reserved.wait()
         if self._cancelled.is_set():
             return False
         try:
@@ -228,6 +222,7 @@ class JobRun:
         await self._keep()  # handed in before the session's own record, without which no award leaves
         award = self._c.award(self.job, self.bid, award_to, self._deadline)
         purchase = Purchase(self._c.basket, award_to.seller, Buying.of(award), self.tell)
+        self.inputs.offer_to(purchase.parcels)
         self._purchases.append(purchase)
         await self._c.start(purchase)
         purchase.begin()
@@ -352,6 +347,7 @@ class JobRun:
         """Everything about the outcome is on disk: tell it, and let go of what led to it."""
         self._finish(outcome)
         await self._c.jobs.drop(self.job_id)
+        await self.inputs.drop()
         for purchase in self._purchases:
             purchase.taken.set()
         self._purchases.clear()  # and the bytes they hold
@@ -359,9 +355,8 @@ class JobRun:
     def _finish(self, outcome: Outcome) -> None:
         self.outcome = outcome
         self.log.info("job over", outcome=type(outcome).__name__, attempts=len(self.job.attempts))
-        del self.news[:-NEWS_AFTER]
         self.over.set()
-        self._wake()
+        self.bulletin.end()
 
     # -- small things ------------------------------------------------------------------------------------------------
 
@@ -389,12 +384,4 @@ class JobRun:
         self.tell(JobNews(self.job_id, News.QUOTED, seller, wei=price))
 
     def tell(self, news: JobNews) -> None:
-        self.news.append(news)
-        self.told += 1
-        if len(self.news) > MAX_NEWS:
-            del self.news[0]
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        self.bulletin.tell(news)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from compute.spec import JobSpec
+from compute.spec import MAX_INPUTS, JobSpec
 from ledger.money import Amount, Settlement
 from p2p.codec import U32, Hash, JobId, Name, Range, Size, message
 from p2p.envelope import Signed, open_from
@@ -20,7 +20,6 @@ from p2p.peer import PeerId
 MAX_ATTEMPT = 255
 MAX_SLICES = 16
 MAX_ARTIFACTS = 16
-MAX_INPUTS = 8
 MAX_ARTIFACT = 2**31
 MAX_PREVIEW = 64 * 1024
 MAX_DURATION_MS = 24 * 3600 * 1000
@@ -84,7 +83,7 @@ class BlobHave:
 Haves = Annotated[tuple[BlobHave, ...], Size(0, MAX_ARTIFACTS + MAX_INPUTS)]
 
 
-@message("award", 1)
+@message("award", 2)
 @dataclass(frozen=True, slots=True)
 class Award:
     """The job goes to you, at your Quote: price, finish and late rate are the Quote's own.
@@ -170,7 +169,10 @@ class Start:
 @message("progress", 1)
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A step was done; ``eta_ms`` to the end of the work. Step 0, said again as time goes on: a model loads."""
+    """A step was done; ``eta_ms`` to the end of the work. Of many in a short time some are left out.
+
+    Step 0, said again as time goes on: a model loads.
+    """
 
     job_id: JobId
     attempt: Attempt

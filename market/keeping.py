@@ -130,6 +130,11 @@ def name_of(job_id: bytes, attempt: int = 0) -> str:
     return f"{job_id.hex()}-{attempt}"
 
 
+def inputs_of(job_id: bytes, attempt: int = 0) -> str:
+    """The name of the inputs that are kept for it."""
+    return f"{name_of(job_id, attempt)}-in"
+
+
 def _write(path: Path, data: bytes) -> None:
     beside = path.with_name(path.name + ".new")
     with beside.open("wb") as file:

@@ -8,9 +8,9 @@ job was measured. This module knows no book and no buyer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from compute.spec import MAX_STEPS, JobShape, Quality, Side, Verification
+from compute.spec import MAX_STEPS, InputSize, JobShape, Length, Quality, Side, Verification
 from ledger.money import Amount, Settlement, price_for
 from market.refusal import Rule
 from p2p.codec import U32, U64, Hash, Name, Range, Size, message
@@ -28,9 +28,26 @@ Pipeline = Annotated[str, Size(1, 64)]
 _STRENGTH = {Verification.NONE: 0, Verification.RECEIPT: 1, Verification.TRACE: 2}
 
 
+class Limits(NamedTuple):
+    """The most that one model takes: pixels of a side, steps, frames or milliseconds, bytes of input."""
+
+    side: int
+    steps: int
+    length: int
+    input: int
+
+    def hold(self, shape: JobShape) -> bool:
+        """Whether a job of this shape stays within them."""
+        asked = max(shape.width, shape.height), shape.steps, shape.length, shape.input_bytes
+        return all(one <= most for one, most in zip(asked, self, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelOffer:
-    """One model of an Offer. ``speed`` is in units per second, 0 when not measured; ``load_ms`` counts when cold."""
+    """One model of an Offer. ``speed`` is in units per second, 0 when not measured; ``load_ms`` counts when cold.
+
+    ``max_length`` bounds frames or milliseconds, ``max_input`` the bytes of all inputs; 0 where there are none.
+    """
 
     name: Annotated[str, Size(1, 48)]
     model: Hash
@@ -42,9 +59,16 @@ class ModelOffer:
     warm: bool
     speed: Speed
     load_ms: U32
+    max_length: Length = 0
+    max_input: InputSize = 0
+
+    @property
+    def limits(self) -> Limits:
+        """What the model takes at most."""
+        return Limits(self.max_side, self.max_steps, self.max_length, self.max_input)
 
 
-@message("offer", 1)
+@message("offer", 2)
 @dataclass(frozen=True, slots=True)
 class Offer:
     """``seller`` runs ``models`` at ``price`` wei per million units, until three refresh intervals after ``issued_at``.
@@ -100,12 +124,12 @@ class Offer:
         entry = self.entry(shape.model)
         if entry is None or self.withdrawn:
             return Rule.MODEL
-        return unfit(shape, entry.max_side, entry.max_steps, entry.quality, self.strength)
+        return unfit(shape, entry.limits, entry.quality, self.strength)
 
 
-def unfit(shape: JobShape, max_side: int, max_steps: int, quality: Quality, strength: int) -> Rule | None:
+def unfit(shape: JobShape, limits: Limits, quality: Quality, strength: int) -> Rule | None:
     """Whether caps, quality class and verification of one model on offer keep it from a job of this shape."""
-    if max(shape.width, shape.height) > max_side or shape.steps > max_steps:
+    if not limits.hold(shape):
         return Rule.PARAMETERS
     if shape.quality is Quality.EXACT and quality is not Quality.EXACT:
         return Rule.QUALITY

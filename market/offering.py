@@ -148,6 +148,8 @@ def _model(entry: ModelCapability) -> ModelOffer:
         # in coarse steps: a speed that wobbles is not news
         speed=claimed_speed(min(MAX_SPEED, entry.units_per_second)),
         load_ms=entry.load_ms,
+        max_length=entry.max_length,
+        max_input=entry.max_input,
     )
 
 

@@ -13,7 +13,8 @@ from hashlib import sha256
 
 import trio
 
-from market.jobwire import MAX_ARTIFACTS, MAX_INPUTS, BlobHave, BlobRef
+from compute.spec import MAX_INPUTS
+from market.jobwire import MAX_ARTIFACTS, BlobHave, BlobRef
 from p2p.blobs import CHUNK, BlobHead, Chunk, ChunkAck, Incoming, Outgoing, chunk_size
 from p2p.errors import MalformedMessage, PeerFault
 from p2p.stream import MessageStream
@@ -64,6 +65,12 @@ class Parcels:
     def get(self, ref: BlobRef) -> bytes | None:
         """The whole blob, or None while it is not here."""
         return self._whole.get(ref.blob)
+
+    def let_go(self, ref: BlobRef) -> None:
+        """Hold the bytes of what was received no longer."""
+        self._whole.pop(ref.blob, None)
+        self._incoming.pop(ref.blob, None)
+        self._parts.pop(ref.blob, None)
 
     def haves(self) -> tuple[BlobHave, ...]:
         """Which chunks of what is expected are here."""

@@ -158,7 +158,7 @@ class _Sieve:
                 yield posting, self.views[seller]
 
     def _static(self, profile: Profile) -> Rule | None:
-        return unfit(self.shape, profile.max_side, profile.max_steps, profile.quality, profile.strength)
+        return unfit(self.shape, profile.limits, profile.quality, profile.strength)
 
     def _shelf(self, profile: Profile, shelf: list[Ask]) -> None:
         """Count a whole shelf as if nobody on it were known, and look at the cheapest of those who are not."""

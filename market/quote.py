@@ -35,7 +35,7 @@ LATE_PARTS = 60  # a full late second costs at least this part of the price
 MAX_FINISH_MS = 48 * 3600 * 1000
 
 
-@message("rfq", 1)
+@message("rfq", 2)
 @dataclass(frozen=True, slots=True)
 class RFQ:
     """What would a job of this shape cost? Never the prompt, an input or the limit.

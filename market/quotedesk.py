@@ -14,11 +14,13 @@ import trio
 from compute.spec import JobShape
 from ledger.money import Settlement
 from market.hello import Greeter
+from market.jobinputs import refs_of
 from market.jobwire import BAD_INPUT, BUSY, OTHER_BODY, Award
 from market.offer import Offer
 from market.protocol import CONTROL
 from market.quote import RFQ, Decline, Places, Quote, QuoteRefusal, Quoting, Release
 from p2p.admission import RateLimit
+from p2p.codec import decode_as
 from p2p.envelope import Signer, open_from, sign
 from p2p.errors import PasarError, PeerFault, Refused, UnknownMessage
 from p2p.peer import Address, PeerId, address_of, peer_text
@@ -69,14 +71,19 @@ class QuoteDesk:
         if self.draining:
             return BUSY, "this orchestrator is about to stop"
         try:
-            quote = open_from(award.quote, Quote, self._signer.peer)
+            quote = decode_as(Quote, award.quote.payload)
         except UnknownMessage:
             return BUSY, "a quote of a version that is not spoken here"
         hold = self._quoting.find(quote.rfq, gateway, _now_ms())
+        # Ours is signed the same each time, which is sooner seen by signing it again than by asking who signed this.
+        if hold is None or sign(hold.quote, self._signer) != award.quote:
+            open_from(award.quote, Quote, self._signer.peer)
         if hold is None or hold.quote != quote:
             return BUSY, "no open quote of ours"
-        if award.slices or award.inputs:
-            return BAD_INPUT, "nothing on offer here takes inputs or is paid in slices"
+        if award.slices:
+            return BAD_INPUT, "nothing on offer here is paid in slices"
+        if award.inputs != refs_of(award.spec):
+            return OTHER_BODY, "the inputs differ from those of the job"
         agreed = (quote.price, quote.finish_by_ms, quote.late_rate, quote.settlement, hold.shape)
         asked = (award.price, award.finish_by_ms, award.late_rate, award.settlement, award.spec.shape)
         if agreed != asked:
@@ -91,7 +98,7 @@ class QuoteDesk:
         refused = self.check(award, gateway)
         if refused[0]:
             return refused
-        rfq = open_from(award.quote, Quote, self._signer.peer).rfq
+        rfq = decode_as(Quote, award.quote.payload).rfq
         if self._quoting.award(rfq, gateway, self._places(award.spec.shape).free, _now_ms()) is None:
             return BUSY, "the quote is over and no place is left"
         return "", ""

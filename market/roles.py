@@ -43,7 +43,7 @@ from market.walletdoor import wallet_door
 from p2p.addresses import listen_parts
 from p2p.errors import Misconfigured
 from p2p.identity import load_or_create
-from p2p.limits import PortClaim, raise_open_files
+from p2p.limits import PortClaim, raise_open_files, share_one_heap
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -93,6 +93,7 @@ def run_role(
     """
     faulthandler.enable()  # a supervisor that has this process abort wants to know where it hung
     raise_open_files()
+    share_one_heap()
     held = instance or claim(config.home, config.network, role, config.data_dir)
     trio.run(live, config, role, machines, held, lifeline or Lifeline())
 
@@ -184,6 +185,7 @@ async def run_gateway(life: Life) -> None:
         books=books,
         customers=CustomerBooks(purse.journal),
         results=Keeping(instance.path / "results"),
+        inputs=Keeping(instance.path / "inputs"),
         settlement=purse.chain.settlement,
         reach=base.overlay.reach,
         small_job=SMALL_JOB_DEVELOPMENT if development else SMALL_JOB,

@@ -23,7 +23,8 @@ from ledger.receiving import ReceivingBooks
 from ledger.ticket import Payment
 from market import jobwire as wire
 from market.conversation import Conversation, now_ms
-from market.keeping import Finished, Keeping, KeptWork, name_of
+from market.jobinputs import JobInputs
+from market.keeping import Finished, Keeping, KeptWork, inputs_of, name_of
 from market.parcels import Parcels
 from market.quote import Quote
 from market.quotedesk import QuoteDesk
@@ -45,7 +46,6 @@ log = structlog.get_logger(__name__)
 TRACE_KEPT_MS = 600_000
 LUCKLESS_JOBS = 2  # delivered to a gateway on a development chain while no ticket has won here: docs/adr/0009
 UNPAID_YET = (SellingState.SEALING, SellingState.SEALED, SellingState.RECEIPTING)
-UNDELIVERED = (SellingState.SEALING, SellingState.SEALED, SellingState.RECEIPTING)
 FINISHED = (SellingState.DELIVERED, SellingState.CLOSED)
 IN_WORK = (SellingState.COVERING, SellingState.WORKING, SellingState.PAUSED)
 
@@ -107,7 +107,7 @@ class Sale:
     def is_busy(self) -> bool:
         """Whether stopping now would lose work, or leave a gateway waiting for what it has paid."""
         going = self.session.state is SellingState.DELIVERED and self.talk.attached
-        return self.in_work or going or self.session.state in UNDELIVERED
+        return self.in_work or going or self.session.state in UNPAID_YET
 
     @property
     def is_owed(self) -> bool:
@@ -209,13 +209,11 @@ class Sale:
         return encode(await self._shop.books.params_for(self.sender, price, certain=self._certain()))
 
     async def _first_params(self, price: int) -> bytes:
-        """``_params`` for an acceptance, on disk with the record of it."""
+        """``_params`` for an acceptance, on disk with the record of it, which is handed in later."""
         if not price:
             return b""
         begun = await self._shop.books.begin_params(self.sender, price, certain=self._certain())
-        params = await begun.applied()
-        self.talk.await_disk(begun)
-        return encode(params)
+        return encode(await begun.applied())
 
     async def _params_if_any(self) -> bytes:
         """Fresh TicketParams, or none: the gateway asks again when it has none that serve."""
@@ -283,7 +281,9 @@ class Sale:
                 self.talk.post(events.Stepped(step.step, step.steps, step.eta_ms))
 
         self.log.info("work started")
-        result = await self._shop.machine.generate(award.job_id, award.spec, on_step)
+        inputs = JobInputs(self._shop.keeping, inputs_of(*self.name), award.spec)
+        files = await inputs.files(self.parcels)
+        result = await self._shop.machine.generate(award.job_id, award.spec, on_step, files)
         done = int(wall() * 1000)
         started = min(started or done, done)
         queued_ms = max(0, started - self._awarded_at)
@@ -380,7 +380,8 @@ class Sale:
 
     async def _forget(self) -> None:
         self.parcels.forget()
-        await self._shop.keeping.drop(name_of(*self.name))
+        for kept in (name_of(*self.name), inputs_of(*self.name)):
+            await self._shop.keeping.drop(kept)
         await self._shop.store.drop(self.gateway, *self.name)
         self.talk.finish()
 

@@ -2,7 +2,8 @@
 
 A message is the array ``[kind, version, *fields]`` in field order: no map, so no key order to agree on. Nested
 dataclasses are arrays of their fields, without kind. Integers past 64 bits ride in one extension type. ``decode``
-checks every bound, builds the value, encodes it again and compares; what differs is refused. There are no floats.
+checks every bound, builds the value, packs what it read again and compares; what differs is refused. There are no
+floats.
 
 Bounds are written where the field is: ``Annotated[bytes, Size(32, 32)]``, ``Annotated[int, Range(0, 100)]``. A field
 without a bound gets the narrow default below. This module knows no message; each family registers its own.
@@ -11,7 +12,7 @@ without a bound gets the narrow default below. This module knows no message; eac
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
@@ -104,6 +105,11 @@ def encode_parts(value: Any) -> tuple[bytes, ...]:
         raw = [kind, version, *_lower(type(value), value)]
     except MalformedMessage as exc:
         raise ValueError(f"{kind} v{version}: {exc}") from exc
+    return _packed(raw)
+
+
+def _packed(raw: Sequence[Any]) -> tuple[bytes, ...]:
+    """The one way to pack plain values, the last of them apart when it is long."""
     last = raw[-1]
     if type(last) is not bytes or len(last) < _LONG:
         return (_pack(raw),)
@@ -121,14 +127,15 @@ def decode(data: bytes, limit: int = MAX_MESSAGE) -> Any:
     """
     if len(data) > limit:
         raise MalformedMessage(f"{len(data)} bytes, more than {limit}")
-    raw = _unpack(data)
+    raw, has_big = _unpack(data)
     if type(raw) is not tuple or len(raw) < 2 or type(raw[0]) is not str or type(raw[1]) is not int:
         raise MalformedMessage("no message head")
     cls = _KINDS.get((raw[0], raw[1]))
     if cls is None:
         raise UnknownMessage(raw[0][:64], raw[1])
     value = _raise(cls, raw[2:], raw[0])
-    head, *rest = encode_parts(value)
+    # What was taken has one type and one place each, so that it could be packed in another way only as msgpack.
+    head, *rest = _packed(_unpack_as_packed(data) if has_big else raw)
     # What is long and comes last is what was read after this very head, so that equal lengths make it equal.
     if len(head) + sum(map(len, rest)) != len(data) or data[: len(head)] != head:
         raise MalformedMessage(f"{raw[0]} v{raw[1]} is not canonical")
@@ -148,19 +155,32 @@ def _pack(raw: Any) -> bytes:
     return packed
 
 
-def _unpack(data: bytes) -> Any:
+def _unpack(data: bytes) -> tuple[Any, bool]:
+    """The plain values in ``data``, and whether an integer past 64 bits is among them."""
+    bigs: list[int] = []
+
+    def keep_big(code: int, body: bytes) -> int:
+        bigs.append(_unpack_big(code, body))
+        return bigs[-1]
+
     try:
-        return msgpack.unpackb(data, ext_hook=_unpack_big, use_list=False, raw=False, strict_map_key=True)
+        raw = msgpack.unpackb(data, ext_hook=keep_big, use_list=False, raw=False, strict_map_key=True)
     except MalformedMessage:
         raise
     except Exception as exc:  # msgpack raises many types on hostile input, RecursionError-like ones included
         raise MalformedMessage(f"undecodable: {type(exc).__name__}") from exc
+    return raw, bool(bigs)
 
 
-def _unpack_big(code: int, data: bytes) -> int:
-    if code != _BIG or not 9 <= len(data) <= 32:
-        raise MalformedMessage(f"extension {code} of {len(data)} bytes")
-    return int.from_bytes(data, "big")
+def _unpack_as_packed(data: bytes) -> Any:
+    """The same of what ``_unpack`` has read, its large integers left as they are on the wire."""
+    return msgpack.unpackb(data, use_list=False, raw=False, strict_map_key=True)
+
+
+def _unpack_big(code: int, body: bytes) -> int:
+    if code != _BIG or not 9 <= len(body) <= 32 or not body[0]:
+        raise MalformedMessage(f"extension {code} of {len(body)} bytes")
+    return int.from_bytes(body, "big")
 
 
 @cache
@@ -258,22 +278,64 @@ def _enum_turns(kind: type[StrEnum], where: str) -> tuple[Turn, Turn]:
 
 
 def _plain_turns(hint: Any, where: str, bound: Size | Range | None) -> tuple[Turn, Turn]:
-    if hint not in (int, bytes, str, bool):
+    make = {int: _integer_turns, bytes: _bytes_turns, str: _text_turns, bool: _flag_turns}.get(hint)
+    if make is None:
         raise ValueError(f"{where}: {hint!r} has no encoding")
-    limit = bound or _DEFAULT.get(hint)
+    return make(where, bound or _DEFAULT.get(hint) or Range(0, 1))
+
+
+def _flag_turns(where: str, bound: Size | Range) -> tuple[Turn, Turn]:
+    def take(item: Any) -> Any:
+        if type(item) is not bool:
+            raise _other_type(item, bool, where)
+        return item
+
+    return take, take
+
+
+def _integer_turns(where: str, bound: Size | Range) -> tuple[Turn, Turn]:
+    least, most = bound.least, bound.most
 
     def take(item: Any) -> Any:
-        if type(item) is not hint:
-            raise MalformedMessage(f"{where}: {type(item).__name__} where {hint.__name__} belongs")
-        if limit is not None:
-            _check_bound(item if hint is int else len(item) if hint is bytes else _text_size(item, where), limit, where)
+        if type(item) is not int:
+            raise _other_type(item, int, where)
+        if not least <= item <= most:
+            raise _out_of_bounds(item, bound, where)
         return item
 
     def lower(item: Any) -> Any:
-        big = type(take(item)) is int and item >= 2**64
-        return msgpack.ExtType(_BIG, item.to_bytes((item.bit_length() + 7) // 8, "big")) if big else item
+        if take(item) < 2**64:
+            return item
+        return msgpack.ExtType(_BIG, item.to_bytes((item.bit_length() + 7) // 8, "big"))
 
-    return (lower if hint is int else take), take
+    return (take if most < 2**64 else lower), take
+
+
+def _bytes_turns(where: str, bound: Size | Range) -> tuple[Turn, Turn]:
+    least, most = bound.least, bound.most
+
+    def take(item: Any) -> Any:
+        if type(item) is not bytes:
+            raise _other_type(item, bytes, where)
+        if not least <= len(item) <= most:
+            raise _out_of_bounds(len(item), bound, where)
+        return item
+
+    return take, take
+
+
+def _text_turns(where: str, bound: Size | Range) -> tuple[Turn, Turn]:
+    least, most = bound.least, bound.most
+
+    def take(item: Any) -> Any:
+        if type(item) is not str:
+            raise _other_type(item, str, where)
+        size = len(item) if item.isascii() else _text_size(item, where)
+        if not least <= size <= most:
+            raise _out_of_bounds(size, bound, where)
+        return item
+
+    return take, take
 
 
 def _text_size(text: str, where: str) -> int:
@@ -285,4 +347,12 @@ def _text_size(text: str, where: str) -> int:
 
 def _check_bound(measure: int, bound: Size | Range, where: str) -> None:
     if not bound.least <= measure <= bound.most:
-        raise MalformedMessage(f"{where}: {measure} outside {bound.least}..{bound.most}")
+        raise _out_of_bounds(measure, bound, where)
+
+
+def _other_type(item: Any, hint: type, where: str) -> MalformedMessage:
+    return MalformedMessage(f"{where}: {type(item).__name__} where {hint.__name__} belongs")
+
+
+def _out_of_bounds(measure: int, bound: Size | Range, where: str) -> MalformedMessage:
+    return MalformedMessage(f"{where}: {measure} outside {bound.least}..{bound.most}")

@@ -16,6 +16,7 @@ from p2p.codec import MAX_MESSAGE, decode, encode_parts
 from p2p.errors import MalformedMessage, Unavailable, UnknownMessage
 from p2p.framing import FrameDecoder, head_of
 from p2p.peer import PeerId
+from p2p.quicklock import QuickLock
 from p2p.transport import Remote, Stream
 
 JOB_FRAME = 1024 * 1024 + 4096  # one chunk of 1 MiB and its header
@@ -32,7 +33,7 @@ class MessageStream:
         self._decoder = FrameDecoder(limit)
         self._frames: deque[bytes] = deque()
         self._fault: MalformedMessage | None = None
-        self._writing = trio.Lock()
+        self._writing = QuickLock()
         self._cut = False
 
     @property
@@ -66,7 +67,9 @@ class MessageStream:
         Raises MalformedMessage, and Unavailable when the stream breaks, ends inside a frame, stays silent for
         ``timeout`` seconds or carries only messages of kinds unknown here.
         """
-        with trio.move_on_after(float("inf") if timeout is None else timeout):
+        if timeout is None:
+            return await self._receive()
+        with trio.move_on_after(timeout):
             return await self._receive()
         raise Unavailable(f"silent for {timeout} s")
 

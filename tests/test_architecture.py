@@ -26,19 +26,19 @@ PURE = {
 }
 SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections dialback discovery gossip hardening heartbeat host identity "
-    "inbox kadstore keeper knock limits loglimit mdns memory netstream pipe presence stream transfer",
+    "inbox kadstore keeper knock limits loglimit mdns memory netstream pipe presence quicklock stream transfer",
     "compute": "device digestcache footprint hardware librarian link modeldesk modelfolder modelstore offline "
-    "opendevice otherprocess pins pipeline pipelines pulling served strictfolder tracestore training transferring "
-    "work worker workerchild workerlife workerlink workerprocess",
+    "opendevice otherprocess pins pipeline pipelines pulling served strictfolder tracestore training "
+    "transferring work worker workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows sending "
     "transaction_rows transactor txstore wallet",
-    "market": "aftermath auctioneer basket bidding bidserver bookfeed bookserver client commands config console "
-    "controls conversation counter demo demo_client demo_show demo_stage forked gateway handover hello http "
-    "instance jobrun jobstore keeping lifeline lightclient loaddesk loadfeed localdoor localmodels looking "
-    "model_commands modelbench modeldoor offering orchestrator outcome overlay parcels progress proofkeeper "
-    "purchase quotedesk readystreams rolekit roles sale servicenotice sessionstore supervisor wallet_commands "
-    "walletdoor whereabouts",
+    "market": "aftermath auctioneer basket bidding bidserver bookfeed bookserver bulletin client commands config "
+    "console controls conversation counter demo demo_client demo_show demo_stage forked gateway handover "
+    "hello http instance jobinputs jobrun jobstore keeping lifeline lightclient loaddesk loadfeed localdoor "
+    "localmodels looking model_commands modelbench modeldoor offering orchestrator outcome overlay parcels "
+    "progress proofkeeper purchase quotedesk readystreams rolekit roles sale servicenotice sessionstore "
+    "supervisor wallet_commands walletdoor whereabouts",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess

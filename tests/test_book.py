@@ -101,7 +101,7 @@ def test_verdicts_of_bytes() -> None:
     assert book.judge(encode(made), NOW) is Verdict.REJECT
     assert book.judge(encode(Signed(envelope.payload, b"\x01" * 65)), NOW) is Verdict.REJECT
     assert book.judge(encode(sign(made, Key(2))), NOW) is Verdict.REJECT, "signed by another than the seller"
-    newer = encode(envelope).replace(b"offer\x01", b"offer\x02")
+    newer = encode(envelope).replace(b"offer\x02", b"offer\x03")
     assert newer != data
     assert book.judge(newer, NOW) is Verdict.IGNORE, "a version we do not speak"
     assert book.judge(data, NOW, "llm") is Verdict.IGNORE, "another topic's offer"

@@ -7,12 +7,13 @@ import trio
 import trio.testing
 
 from ledger.journal import Begun
-from market.conversation import Conversation
-from market.jobwire import Closure
+from market.conversation import PROGRESS_BURST, Conversation
+from market.jobwire import Closure, Progress
 from market.parcels import Parcels
 from market.session import Selling
 from market.session.commands import Command, SendMessage
 from market.session.events import Restarted
+from p2p.codec import encode
 from p2p.errors import Unavailable
 from p2p.stream import MessageStream
 from p2p.transport import Remote
@@ -61,6 +62,33 @@ async def test_a_stream_that_breaks_under_a_write_ends_that_stream_and_nothing_e
             await trio.testing.wait_all_tasks_blocked()
             await talk._do(SendMessage(Closure(b"\1" * 32, 1, "DONE")))
             await trio.sleep_forever()
+
+
+class Recording(Broken):
+    """A stream that takes what it is sent."""
+
+    def __init__(self) -> None:
+        self.sent = bytearray()
+
+    async def send(self, data: bytes) -> None:
+        self.sent += data
+
+
+async def test_of_a_thousand_steps_in_a_moment_the_last_is_told_and_few_before() -> None:
+    talk = Conversation(Selling(), SELLER, Parcels(), nothing, unkept, buying=False)
+    stream = Recording()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(talk.run)
+            nursery.start_soon(talk.attach, MessageStream(stream))
+            await trio.testing.wait_all_tasks_blocked()
+            for step in range(1, 1001):
+                await talk._do(SendMessage(Progress(b"\1" * 32, 1, step, 1000, 0)))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    last = encode(Progress(b"\1" * 32, 1, 1000, 1000, 0))
+    assert stream.sent.endswith(last)
+    assert PROGRESS_BURST <= stream.sent.count(b"progress") < 300
 
 
 class Late:

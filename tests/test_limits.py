@@ -304,6 +304,18 @@ DEFENCE = (
         "test_jobrun:test_who_fills_a_gateway_leaves_room_for_another",
     ),
     Limit(
+        "bytes of all inputs of a job",
+        48 * MIB,
+        "compute.spec:MAX_INPUT",
+        "test_jobinputs:test_a_spec_names_no_more_input_than_a_node_holds",
+    ),
+    Limit(
+        "bytes of inputs of all unfinished jobs of a gateway",
+        512 * MIB,
+        "market.gateway:MAX_INPUT_BYTES",
+        "test_jobinputs:test_a_gateway_holds_so_much_input_and_no_more",
+    ),
+    Limit(
         "the part of them that one address has open, one in",
         4,
         "market.gateway:ADDRESS_PART",

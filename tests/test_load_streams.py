@@ -295,6 +295,26 @@ async def test_a_seller_that_says_load_a_thousand_times_a_second_is_shut_out(
     assert ends.feed.followed() == frozenset()
 
 
+async def test_loads_that_come_in_bunches_are_no_fault(autojump_clock: trio.testing.MockClock) -> None:
+    ends, said = Ends(), 0
+
+    async def bunched(stream: MessageStream) -> None:
+        nonlocal said
+        while True:
+            for _ in range(10):
+                await stream.send(replace(PLAIN, sequence=said))
+                said += 1
+            await trio.sleep(2)
+            if said == 1000:  # we stood still: a minute and a half at five a second
+                for _ in range(450):
+                    await stream.send(replace(PLAIN, sequence=said))
+                    said += 1
+
+    assert await _followed(ends, bunched, 600) == 1
+    assert said > 3000
+    assert ends.reputation.of(ends.key.peer, 0).faults == 0
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -17,7 +17,7 @@ from market.refusal import Code, Refusal, Rule, listed
 from p2p.codec import decode, encode, wire_name
 from p2p.envelope import Signed
 from p2p.peer import Address
-from tests.support.market_values import MODEL, NETWORK, NOW, PIPELINE, SETTLEMENT, offer, shape, spec, stranger
+from tests.support.market_values import MODEL, NETWORK, NOW, PIPELINE, SETTLEMENT, offer, shape, spec_on_files, stranger
 
 GOLDEN = Path(__file__).parent / "vectors" / "market.json"
 SIGNED = Signed(b"\x01\x02", b"\x1b" * 65)
@@ -62,7 +62,7 @@ RECEIPT_1 = Receipt(
 VALUES: tuple[Any, ...] = (
     offer(stranger(1)),
     Load(PIPELINE, 7, 2, 1, 900, (MODEL,)),
-    Bid(b"\x01" * 16, spec(), 10**18, 30_000, None, Prefer.SPEED, False),
+    Bid(b"\x01" * 16, spec_on_files(), 10**18, 30_000, None, Prefer.SPEED, False),
     RFQ_1,
     QUOTE_1,
     QuoteRefusal(b"\x06" * 32, Decline.BUSY),

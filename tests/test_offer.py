@@ -85,9 +85,9 @@ def test_an_offer_lives_three_intervals() -> None:
 def test_golden_bytes() -> None:
     made = offer(stranger(1), payout=Address(b"\x33" * 20))
     golden = (
-        "9e a5 6f66666572 01 a4 74657374 92 cd0539 c414 " + "11" * 20 + " c427 " + stranger(1).hex() + " 01 ad "
-        "746578742d746f2d696d616765 91 9a a4 74696e79 c420 " + "01" * 32 + " 40 cd0100 cd03e8 a7 666c6f61743332 a5 "
-        "6578616374 c3 ce000f4240 cd1388 ce001e8480 01 91 a5 7472616365 c414 " + "33" * 20 + " cd012c ce6b49d200"
+        "9e a5 6f66666572 02 a4 74657374 92 cd0539 c414 " + "11" * 20 + " c427 " + stranger(1).hex() + " 01 ad "
+        "746578742d746f2d696d616765 91 9c a4 74696e79 c420 " + "01" * 32 + " 40 cd0100 cd03e8 a7 666c6f61743332 a5 "
+        "6578616374 c3 ce000f4240 cd1388 00 00 ce001e8480 01 91 a5 7472616365 c414 " + "33" * 20 + " cd012c ce6b49d200"
     )
     assert encode(made) == bytes.fromhex(golden)
     load = Load("llm", 7, 2, 1, 900, (MODEL,))

@@ -347,6 +347,25 @@ def test_whatever_would_cost_money_is_journaled_before_it(events: list[Any]) -> 
             assert Buying.restore(commands[0].record, 0).record == replace(machine.record, connected=False)
 
 
+@given(muddles(SALE, NUISANCE), st.booleans())
+def test_nothing_but_an_acceptance_that_asks_for_nothing_leaves_before_its_record(
+    events: list[Any], with_reservation: bool
+) -> None:
+    machine = Selling()
+    for event in events:
+        if with_reservation and isinstance(event, wire.Award):
+            event = replace(event, reservation=b"zero")
+        commands = machine.handle(event, 0)
+        if not any(c.journal_first for c in commands):
+            continue
+        place = next(n for n, c in enumerate(commands) if isinstance(c, cmd.Journal))
+        for early in commands[:place]:
+            assert isinstance(early, cmd.SendMessage)
+            assert isinstance(early.message, wire.Acceptance)
+            assert machine.award.reservation or not early.message.due
+        assert Selling.restore(commands[place].record, 0).record == replace(machine.record, connected=False)
+
+
 def test_a_stray_changes_nothing() -> None:
     machine = Selling()
     for stray in (

@@ -11,6 +11,7 @@ from market import jobwire as wire
 from market.session import Buying, BuyingState, Selling, SellingState, payment_id
 from market.session import commands as cmd
 from market.session import events as ev
+from market.session.seller import PAY_MS
 from p2p.codec import encode
 from p2p.envelope import Signed, sign
 from p2p.errors import BadSignature, MalformedMessage
@@ -40,7 +41,10 @@ class Story:
 
     def __rshift__(self, event: Any) -> Self:
         out = self.machine.handle(event, self.now)
-        assert bool(out and isinstance(out[0], cmd.Journal)) == any(c.journal_first for c in out)
+        self.early = [c for c in out if getattr(c, "ahead", False)]
+        place = len(self.early)
+        assert out[:place] == self.early
+        assert any(isinstance(c, cmd.Journal) for c in out[place : place + 1]) == any(c.journal_first for c in out)
         self._out = [c for c in out if not isinstance(c, cmd.Journal)]
         return self
 
@@ -55,6 +59,25 @@ class Story:
 
 def told(message: Any) -> cmd.SendMessage:
     return SEND(message, journal_first=True)
+
+
+def told_at_once(message: Any) -> cmd.SendMessage:
+    """Before the record of it."""
+    return SEND(message, journal_first=True, ahead=True)
+
+
+def test_a_seller_that_died_right_after_its_acceptance_has_lost_a_job_and_no_money() -> None:
+    to = replace(TO, reservation=b"zero")
+    before = Story(Selling()) >> ev.Connected() >> to >> ev.AwardJudged(params=b"p")
+    assert before.early == [told_at_once(wire.Acceptance(JOB, 1, 100, b"p"))]
+    gateway = Story(Buying.of(TO)) >> ev.Connected() >> ev.Awarded(b"cached") >> ev.PaymentReady(ZERO, b"zero")
+    gateway >> wire.Acceptance(JOB, 1, 100, b"p") << []  # nothing is paid on the strength of it
+    gateway >> ev.Disconnected()
+    gateway >> ev.Connected() << [SEND(wire.Resume(JOB, 1)), told(wire.Tickets(JOB, 1, ZERO, b"zero"))]
+    seller = Story(Selling()) >> ev.Connected()  # the record did not reach the disk
+    seller >> wire.Resume(JOB, 1) << [SEND(wire.Closure(JOB, 1, wire.UNKNOWN))]
+    gateway >> wire.Closure(JOB, 1, wire.UNKNOWN) << [cmd.Close(wire.UNKNOWN, 0, 0)]
+    assert gateway.machine.paid == 0
 
 
 # -- the seller ------------------------------------------------------------------------------------------------------
@@ -118,7 +141,7 @@ def test_a_reservation_that_comes_with_the_award_saves_a_round() -> None:
         story
         >> ev.AwardJudged(params=b"p")
         << [
-            told(wire.Acceptance(JOB, 1, 100, b"p")),
+            told_at_once(wire.Acceptance(JOB, 1, 100, b"p")),
             cmd.CreditPayment(ZERO, b"zero"),
         ]
     )
@@ -126,7 +149,7 @@ def test_a_reservation_that_comes_with_the_award_saves_a_round() -> None:
 
 def test_credit_that_is_left_over_counts_as_the_reservation() -> None:
     story = Story(Selling()) >> ev.Connected() >> TO >> ev.AwardJudged(params=b"p", cover=100)
-    story << [told(wire.Acceptance(JOB, 1, 0, b"p")), SEND(wire.Start(JOB, 1)), cmd.StartWork(TO, 0)]
+    story << [told_at_once(wire.Acceptance(JOB, 1, 0, b"p")), SEND(wire.Start(JOB, 1)), cmd.StartWork(TO, 0)]
     assert story.machine.held == 100
 
 
@@ -233,6 +256,17 @@ def test_a_newcomer_gives_key_and_receipt_with_the_seal_and_is_paid_after() -> N
 def test_a_gateway_that_closes_with_the_newcomers_key_in_its_hands_is_at_fault() -> None:
     story = sealed(first=True) >> wire.Closure(JOB, 1, wire.WRONG_KEY)
     story << [cmd.Fault(wire.UNPAID), cmd.Close(wire.UNPAID)]
+
+
+def test_a_gateway_that_closes_with_the_bytes_in_its_hands_and_time_to_pay_is_at_fault() -> None:
+    story = sealed() >> ev.BlobSent(CIPHER.blob)
+    story.at(60_000 - PAY_MS - 1) >> wire.Closure(JOB, 1, wire.DEADLINE)
+    story << [cmd.Fault(wire.UNPAID), cmd.Close(wire.UNPAID)]
+
+
+def test_a_seal_that_was_on_its_way_at_the_deadline_is_nobodys_fault() -> None:
+    story = sealed() >> ev.BlobSent(CIPHER.blob)
+    story.at(60_000 - 5) >> wire.Closure(JOB, 1, wire.DEADLINE) << [cmd.Close(wire.DEADLINE)]
 
 
 def test_a_streamed_result_is_covered_slice_by_slice() -> None:

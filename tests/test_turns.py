@@ -22,7 +22,8 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from p2p import hardening
 from p2p.hardening.frames import HEADER
-from p2p.hardening.turns import PIECE, QuickLock
+from p2p.hardening.turns import PIECE
+from p2p.quicklock import QuickLock
 
 
 async def test_a_lock_serves_in_order_and_loses_nobody_who_is_cancelled(autojump_clock: Any) -> None:

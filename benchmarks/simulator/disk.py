@@ -69,6 +69,11 @@ class _Handed(Generic[T]):
             await self.done.wait()
         return self.write.unwrap()
 
+    async def kept(self) -> T:
+        if self.write.error is None:
+            await self.done.wait()
+        return self.write.unwrap()
+
     def lost(self) -> None:
         self.write.error, self.write.transaction = Unavailable("the journal is closed"), None
         self.done.set()

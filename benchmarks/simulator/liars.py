@@ -6,7 +6,7 @@ told nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,7 +64,9 @@ class LyingSeat:
 class Idle(NoopWorker):
     """Takes every job and finishes none."""
 
-    async def generate(self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None]) -> JobResult:
+    async def generate(
+        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], files: Sequence[bytes] = ()
+    ) -> JobResult:
         await trio.sleep_forever()
 
 

@@ -266,6 +266,7 @@ class Town:
             books=books,
             customers=CustomerBooks(node.journal, wall_time=wall_time),
             results=DiskKeeping(node.disk, "results", wall_time),
+            inputs=DiskKeeping(node.disk, "inputs", wall_time),
             settlement=SETTLEMENT,
             reach=reach,
             small_job=SMALL_JOB_DEVELOPMENT,

@@ -1,7 +1,8 @@
 """What a session wants done. A shell carries the commands of one ``handle`` out in their order, and does nothing else.
 
-``journal_first`` marks a command whose loss would cost money. A list with such a command begins with ``Journal``: its
-record must be on disk before anything that follows is done. After a restart the machine is restored from its newest
+``journal_first`` marks a command whose loss would cost money. A list with such a command has a ``Journal`` in it: its
+record must be on disk before anything that follows is done. It comes first, but for a message by which nothing is owed
+(``ahead``). After a restart the machine is restored from its newest
 record and told ``Restarted`` and, once there is a stream, ``Connected``; it then repeats what may have been lost, so
 every command must be safe to do twice. Pure; knows no state.
 """
@@ -31,6 +32,7 @@ class SendMessage:
 
     message: JobMessage
     journal_first: bool = False
+    ahead: bool = False  # it leaves before the record of it: whoever dies in between has lost a job and no money
 
 
 @dataclass(frozen=True, slots=True)

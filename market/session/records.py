@@ -67,7 +67,7 @@ class BuyingState(StrEnum):
     CLOSED = "closed"  # over
 
 
-@message("selling-record", 1)
+@message("selling-record", 2)
 @dataclass(frozen=True, slots=True)
 class SellingRecord:
     """The orchestrator's end. ``debited`` never exceeds the price, and never falls."""
@@ -125,7 +125,7 @@ class PaymentLine:
         return min(self.credited, self.amount) if self.settled and self.need else self.amount
 
 
-@message("buying-record", 1)
+@message("buying-record", 2)
 @dataclass(frozen=True, slots=True)
 class BuyingRecord:
     """The gateway's end. What ``payments`` take together never exceeds the award's price."""

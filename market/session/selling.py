@@ -53,7 +53,7 @@ from market.session.commands import (
 )
 from market.session.money import cancel_cost, first_due, payment_id, slice_total
 from market.session.records import SellingState as S
-from market.session.seller import Seller
+from market.session.seller import PAY_MS, Seller
 from market.session.table import Row, Table
 
 
@@ -72,14 +72,16 @@ class Selling(Seller):
         return self._say(Closure(said.job_id, said.attempt, UNKNOWN))
 
     def _answer_award(self, judged: ev.AwardJudged, now: int) -> list[Command]:
-        """Refuse with what is needed, or accept, ask for cover and credit what came along."""
+        """Refuse with what is needed, or accept, at once where no cover is asked for, and credit what came along."""
         if judged.code:
             said = JobRefusal(*self._name, judged.code, judged.have, judged.need, judged.hint, judged.params)
             self._set(refusal=said)
             return [*self._say(said), *self._close(judged.code, now, hint=judged.hint)]
         due = first_due(self.award.price, self.award.slices)
         self._set(state=S.COVERING, due=due, cover=judged.cover, params=judged.params, first=judged.first, asked_at=now)
-        return [*self._say(self._acceptance(), journal_first=True), *self._credit_reservation(), *self._start()]
+        covered = bool(self.award.reservation) or due <= self.spare  # so that nothing is paid on the strength of it
+        accepted = self._say(self._acceptance(), journal_first=True, ahead=covered)
+        return [*accepted, *self._credit_reservation(), *self._start()]
 
     def _repeat(self, award: Award, now: int) -> list[Command]:
         """The same body gets the same answer; another body under the same name is refused."""
@@ -258,10 +260,15 @@ class Selling(Seller):
         return [*stop, *debit, *self._say(Closure(*self._name, CANCELLED, cost)), *self._close(CANCELLED, now)]
 
     def _closed(self, said: Closure, now: int) -> list[Command]:
-        """The gateway closed the attempt; with seal and bytes in its hands that is a fault."""
+        """The gateway closed the attempt; with the key, or with the bytes and time to pay, in its hands a fault.
+
+        A seal that was on its way past the bid's deadline is nobody's fault, and worth nothing.
+        """
         r = self.record
         stop: list[Command] = [CancelWork()] if r.state is S.WORKING else []
-        taken = r.state is S.SEALED and (self._all_sent or r.receipt is not None) and r.fault is None
+        late = said.code == DEADLINE and now + PAY_MS >= self._deadline_at
+        had = r.receipt is not None or (self._all_sent and not late)
+        taken = r.state is S.SEALED and had and r.fault is None
         fault = self._fault(UNPAID) if taken else []
         code = CANCELLED if said.code == DONE else said.code  # nothing was delivered, whatever it says
         return [*stop, *fault, *self._close(UNPAID if taken else code, now)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from itertools import takewhile
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from market.session.commands import Command, Journal, SendMessage
@@ -104,7 +105,8 @@ class Machine(Generic[R]):
         if self.state is not before and self.state not in row.to:
             raise AssertionError(f"{before} led to {self.state} on {row.event.__name__}, which its row does not say")
         if any(c.journal_first for c in commands):
-            commands = [Journal(self.snapshot(now)), *commands]
+            first = sum(1 for _ in takewhile(_is_ahead, commands))
+            commands = [*commands[:first], Journal(self.snapshot(now)), *commands[first:]]
         return commands
 
     def snapshot(self, now: int) -> bytes:
@@ -141,6 +143,10 @@ class Machine(Generic[R]):
     def _name(self) -> tuple[bytes, int]:
         raise NotImplementedError
 
-    def _say(self, message: Any, *, journal_first: bool = False) -> list[Command]:
+    def _say(self, message: Any, *, journal_first: bool = False, ahead: bool = False) -> list[Command]:
         """Send it when there is a stream; else the Resume of the next one will bring it up."""
-        return [SendMessage(message, journal_first)] if self._r.connected or journal_first else []
+        return [SendMessage(message, journal_first, ahead)] if self._r.connected or journal_first else []
+
+
+def _is_ahead(command: Command) -> bool:
+    return isinstance(command, SendMessage) and command.ahead

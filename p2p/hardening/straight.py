@@ -22,7 +22,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from p2p.hardening.pinned import Ground, Patch
 from p2p.hardening.sending import FRAME_STALL, abandon, stall_of
-from p2p.hardening.turns import QuickLock
+from p2p.quicklock import QuickLock
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import trio
 from libp2p.io.exceptions import IncompleteReadError
 from libp2p.io.msgio import BaseMsgReadWriter, FixedSizeLenMsgReadWriter
 from libp2p.io.trio import TrioTCPStream
@@ -17,44 +16,10 @@ from libp2p.security.noise.io import SIZE_NOISE_MESSAGE_LEN, BaseNoiseMsgReadWri
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
 from p2p.hardening.pinned import Ground, Patch
+from p2p.quicklock import QuickLock
 
 PIECE = 128 << 10  # bytes asked of the socket at once: two noise messages of the largest kind
 _stock_read_msg = NoiseTransportReadWriter.read_msg
-
-
-class QuickLock:
-    """A lock that is taken without a turn of the loop while nobody holds it. Those who wait get it in their order."""
-
-    __slots__ = ("_held", "_waiting")
-
-    def __init__(self) -> None:
-        self._held = False
-        self._waiting = trio.lowlevel.ParkingLot()
-
-    @property
-    def free(self) -> bool:
-        return not self._held
-
-    def seize(self) -> None:
-        """Hold the lock, which is free, and release it later, maybe from another task."""
-        assert not self._held
-        self._held = True
-
-    def release(self) -> None:
-        if self._waiting:
-            self._waiting.unpark()
-        else:
-            self._held = False
-
-    async def __aenter__(self) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if self._held:
-            await self._waiting.park()  # whoever is woken holds it already; who is cancelled only leaves the line
-        else:
-            self._held = True
-
-    async def __aexit__(self, *_exc: object) -> None:
-        self.release()
 
 
 def _with_quick_locks(owner: Any, *names: str) -> None:

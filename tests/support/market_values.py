@@ -7,7 +7,7 @@ from typing import Any
 
 import coincurve
 
-from compute.spec import JobShape, JobSpec, Quality, Verification
+from compute.spec import Input, JobShape, JobSpec, Option, Quality, Verification
 from ledger.money import Settlement
 from market.book import OrderBook
 from market.offer import ModelOffer, Offer
@@ -104,3 +104,12 @@ def shape(**changes: Any) -> JobShape:
 def spec(**changes: Any) -> JobSpec:
     plain = JobSpec(shape=shape(), prompt="a red square", negative_prompt="", guidance=5000, seed=7, salt=b"\x07" * 16)
     return replace(plain, **changes)
+
+
+def spec_on_files(
+    *, sizes: tuple[int, ...] = (5, 6), options: tuple[tuple[str, str], ...] = (("motion", "left"),)
+) -> JobSpec:
+    """A job on inputs, with options."""
+    inputs = tuple(Input("image/png", size, bytes([number + 1]) * 32) for number, size in enumerate(sizes))
+    asked = tuple(Option(name, value) for name, value in options)
+    return spec(shape=shape(input_bytes=sum(sizes), length=16), inputs=inputs, options=asked)

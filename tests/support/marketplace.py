@@ -102,6 +102,7 @@ class Marketplace:
                 books=books,
                 customers=CustomerBooks(journal),
                 results=Keeping(self._folder / f"{number}" / "results"),
+                inputs=Keeping(self._folder / f"{number}" / "inputs"),
                 settlement=SETTLEMENT,
                 reach=self.reach(seat),
                 small_job=SMALL_JOB_DEVELOPMENT,

@@ -23,7 +23,7 @@ import ledger
 import market
 import p2p
 from p2p.codec import Range, Size, encode, registered, wire_name
-from tests.support.market_values import shape, spec
+from tests.support.market_values import shape, spec_on_files
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 GOLDEN = VECTORS / "wire-v1.json"
@@ -35,7 +35,7 @@ UNTOUCHED = (
     "compute.device",
     "compute.footprint",
 )  # need a model library
-WRITTEN_OUT: dict[str, Any] = {"JobShape": shape(), "JobSpec": spec()}
+WRITTEN_OUT: dict[str, Any] = {"JobShape": shape(), "JobSpec": spec_on_files()}
 
 
 def everything() -> dict[tuple[str, int], type]:
