@@ -94,11 +94,11 @@ class Librarian:
         return self.shelf.may_begin(model)
 
     @contextmanager
-    def using(self, model: bytes, job: bytes) -> Iterator[None]:
-        """While a job runs that waited for its model and ``may_begin``."""
-        self.shelf.begin(model, job)
+    def using(self, model: bytes, job: bytes) -> Iterator[int]:
+        """While a job runs that waited for its model and ``may_begin``: how long it waited because it was not warm."""
+        waited_ms = self.shelf.begin(model, job)
         try:
-            yield
+            yield waited_ms
         finally:
             self.leave(model, job)
 

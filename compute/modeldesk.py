@@ -66,8 +66,8 @@ class ModelDesk:
         """The next job that may run."""
         return self._board.take(self._open_librarian().may_begin)
 
-    def using(self, job: BoardJob[Any]) -> AbstractContextManager[None]:
-        """While a job that was taken runs."""
+    def using(self, job: BoardJob[Any]) -> AbstractContextManager[int]:
+        """While a job that was taken runs: how long it waited for its model to load."""
         return self._open_librarian().using(job.spec.shape.model, job.job_id)
 
     def borrowed(self, model: bytes) -> AbstractAsyncContextManager[None]:

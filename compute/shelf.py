@@ -132,15 +132,19 @@ class Shelf:
         self._check_room(one)
         one.waiting.setdefault(job, now)
 
-    def begin(self, model: bytes, job: bytes) -> None:
-        """A waiting job has the device. Raises KeyError unless the job waits and its model ``may_begin``."""
+    def begin(self, model: bytes, job: bytes) -> int:
+        """A waiting job has the device: how long it waited for the model to be loaded, in milliseconds.
+
+        Raises KeyError unless the job waits and its model ``may_begin``.
+        """
         one = self._models[model]
         if not self.may_begin(model):
             raise KeyError(model)
-        del one.waiting[job]
+        asked = one.waiting.pop(job)
         one.users.add(job)
         one.served = True
         self._touch(one)
+        return max(0, one.since - asked)
 
     def leave(self, model: bytes, job: bytes) -> None:
         """A job is over, or no longer waits. Unknown ones change nothing."""
