@@ -6,8 +6,8 @@ around ``compute/shelf.py``; knows no message, and of a job only its id.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -80,7 +80,7 @@ class Librarian:
         self._changed.set()
 
     def leave(self, model: bytes, job: bytes) -> None:
-        """A job that waited is gone."""
+        """A job that ran is over, or one that waited is gone."""
         self.shelf.leave(model, job)
         self._changed.set()
 
@@ -93,14 +93,9 @@ class Librarian:
         """Whether a job of this model can run now."""
         return self.shelf.may_begin(model)
 
-    @contextmanager
-    def using(self, model: bytes, job: bytes) -> Iterator[int]:
-        """While a job runs that waited for its model and ``may_begin``: how long it waited because it was not warm."""
-        waited_ms = self.shelf.begin(model, job)
-        try:
-            yield waited_ms
-        finally:
-            self.leave(model, job)
+    def begin(self, model: bytes, job: bytes) -> int:
+        """A job runs that waited for its model and ``may_begin``: how long it waited because that was not warm."""
+        return self.shelf.begin(model, job)
 
     @asynccontextmanager
     async def borrowed(self, model: bytes) -> AsyncIterator[None]:

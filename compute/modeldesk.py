@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Protocol
 
 import trio
 
 from compute import messages as m
-from compute.capability import Capability, Dtype
+from compute.capability import MAX_LOAD_MS, Capability, Dtype
 from compute.catalog import ModelEntry
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.librarian import Librarian, Stacks, Tellers
@@ -42,6 +42,7 @@ class ModelDesk:
         self._board, self._progress, self._say, self._capability = board, progress, say, capability
         self._librarian: Librarian | None = None
         self._told: dict[bytes, m.ModelShelved] = {}
+        self._waited: dict[bytes, int] = {}
         self._pins: list[m.PinModel] = []  # asked before the device is open
         self.moved = trio.Event()  # a job may begin that could not
 
@@ -63,12 +64,23 @@ class ModelDesk:
         await self._open_librarian().run()
 
     def take(self) -> BoardJob[Any] | None:
-        """The next job that may run."""
-        return self._board.take(self._open_librarian().may_begin)
+        """The next job that may run; its model stays until the job is ``released``."""
+        librarian = self._open_librarian()
+        job = self._board.take(librarian.may_begin)
+        if job is not None:
+            self._waited[job.job_id] = librarian.begin(job.spec.shape.model, job.job_id)
+        return job
 
-    def using(self, job: BoardJob[Any]) -> AbstractContextManager[int]:
-        """While a job that was taken runs: how long it waited for its model to load."""
-        return self._open_librarian().using(job.spec.shape.model, job.job_id)
+    def waited_ms(self, job: BoardJob[Any]) -> int:
+        """How long a job that was taken had waited for its model to load."""
+        return min(MAX_LOAD_MS, self._waited.get(job.job_id, 0))
+
+    def release(self, job: BoardJob[Any]) -> None:
+        """A job that was taken is over, or back in the queue because a cancel was withdrawn."""
+        self._waited.pop(job.job_id, None)
+        self._open_librarian().leave(job.spec.shape.model, job.job_id)
+        if job.state is State.QUEUED:
+            self.want(job)
 
     def borrowed(self, model: bytes) -> AbstractAsyncContextManager[None]:
         """The model for something that is no job of the board. Raises Refused."""

@@ -20,7 +20,7 @@ import psutil
 import trio
 
 from compute import messages as m
-from compute.capability import MAX_LOAD_MS, Capability, Dtype, ModelCapability
+from compute.capability import Capability, Dtype, ModelCapability
 from compute.catalog import ModelEntry
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.link import Link, LinkBroken
@@ -170,11 +170,9 @@ class WorkerProcess:
                     self._progress.rest(m.Phase.RUNNING)
                     await self._models.moved.wait()
                     continue
-                with self._models.using(job) as load_ms:
-                    async with self._turn:
-                        await self._run(job, load_ms)
-                if job.state is State.QUEUED:  # a cancel was withdrawn
-                    self._models.want(job)
+                async with self._turn:
+                    await self._run(job)
+                self._models.release(job)
 
     async def _open_device(self) -> bool:
         make = partial(self._make_device, self._settings, self._entries, self._traces, self._model_changed)
@@ -189,7 +187,7 @@ class WorkerProcess:
         self._opened.set()
         return True
 
-    async def _run(self, job: BoardJob[Outcome], load_ms: int) -> None:
+    async def _run(self, job: BoardJob[Outcome]) -> None:
         assert self._device is not None
         self._progress.move(m.Phase.RUNNING, trio.current_time())
         try:
@@ -210,7 +208,7 @@ class WorkerProcess:
         except Exception as exc:  # model code is foreign: no input of a buyer may end the worker by a surprise in it
             self._fail(job, "MODEL_FAILED", f"{type(exc).__name__}: {exc}", passing=True)
         else:
-            outcome = _outcome(job.job_id, replace(done, load_ms=min(MAX_LOAD_MS, load_ms)))
+            outcome = _outcome(job.job_id, replace(done, load_ms=self._models.waited_ms(job)))
             if self._board.end(job.job_id, outcome, sum(len(a.data) for a in done.artifacts), self._now()):
                 for message in outcome:
                     self._say(message)
