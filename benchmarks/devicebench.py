@@ -91,7 +91,7 @@ class Loaded:
         """The next job."""
         return self._board.take()
 
-    def let_go(self, job: BoardJob[Any]) -> None:
+    def release(self, job: BoardJob[Any]) -> None:
         """It stays loaded."""
 
 

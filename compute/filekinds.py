@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 MAX_FILES = 1024  # entries in one folder
+MAX_WEIGHTS = 128 * 2**30  # bytes of one file
 INDEX_SUFFIX = ".safetensors.index.json"
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d{5}-of-\d{5})?\.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5", ".npy", ".npz")

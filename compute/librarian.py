@@ -51,7 +51,7 @@ class Tellers:
     waits: Callable[[bytes, int], None]  # job, milliseconds until its model is there
     broken: Callable[[bytes, str], None]  # model, why
     loading: Callable[[bool], None]  # a load begins, or has ended
-    shelved: Callable[[Shelved], None]  # where a model is, whenever something may have changed
+    shelved: Callable[[Shelved, str], None]  # where a model is, whenever something may have changed
 
 
 class Librarian:
@@ -80,7 +80,7 @@ class Librarian:
         self._changed.set()
 
     def leave(self, model: bytes, job: bytes) -> None:
-        """A job that waited is gone, or one that ran."""
+        """A job that ran is over, or one that waited is gone."""
         self.shelf.leave(model, job)
         self._changed.set()
 
@@ -93,9 +93,9 @@ class Librarian:
         """Whether a job of this model can run now."""
         return self.shelf.may_begin(model)
 
-    def begin(self, model: bytes, job: bytes) -> None:
-        """A job that waited for its model and ``may_begin`` takes its place; until it leaves the model stays."""
-        self.shelf.begin(model, job)
+    def begin(self, model: bytes, job: bytes) -> int:
+        """A job runs that waited for its model and ``may_begin``: how long it waited because that was not warm."""
+        return self.shelf.begin(model, job)
 
     @asynccontextmanager
     async def borrowed(self, model: bytes) -> AsyncIterator[None]:
@@ -145,7 +145,7 @@ class Librarian:
 
     def _move(self) -> None:
         for one in self.shelf.models():
-            self._tell.shelved(one)
+            self._tell.shelved(one, self.shelf.standing(one.model))
         self._moved.set()
         self._moved = trio.Event()
         self._tell.moved()

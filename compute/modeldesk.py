@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import trio
 
 from compute import messages as m
-from compute.capability import Capability, Dtype
+from compute.capability import MAX_LOAD_MS, Capability, Dtype
 from compute.catalog import ModelEntry
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.librarian import Librarian, Stacks, Tellers
 from compute.phases import Progress
-from compute.shelf import Place, Shelf, Shelved
+from compute.shelf import Shelf, Shelved
 from p2p.errors import Refused
 
 Say = Callable[[Any], None]
@@ -49,7 +49,7 @@ class ModelDesk:
         self._stir = stir
         self._librarian: Librarian | None = None
         self._told: dict[bytes, m.ModelShelved] = {}
-        self._failed: dict[bytes, m.ModelFailed] = {}
+        self._waited: dict[bytes, int] = {}
         self._pins: list[m.PinModel] = []  # asked before the device is open
 
     def open(self, device: ShelvedDevice, entries: Iterable[ModelEntry]) -> None:
@@ -70,15 +70,23 @@ class ModelDesk:
         await self._open_librarian().run()
 
     def take(self) -> BoardJob[Any] | None:
-        """The next job that may run. Its model stays loaded until ``let_go``."""
-        job = self._board.take(self._open_librarian().may_begin)
+        """The next job that may run; its model stays until the job is ``released``."""
+        librarian = self._open_librarian()
+        job = self._board.take(librarian.may_begin)
         if job is not None:
-            self._open_librarian().begin(job.spec.shape.model, job.job_id)
+            self._waited[job.job_id] = librarian.begin(job.spec.shape.model, job.job_id)
         return job
 
-    def let_go(self, job: BoardJob[Any]) -> None:
-        """A job that was taken has left the device."""
+    def waited_ms(self, job: BoardJob[Any]) -> int:
+        """How long a job that was taken had waited for its model to load."""
+        return min(MAX_LOAD_MS, self._waited.get(job.job_id, 0))
+
+    def release(self, job: BoardJob[Any]) -> None:
+        """A job that was taken is over, or back in the queue because a cancel was withdrawn."""
+        self._waited.pop(job.job_id, None)
         self._open_librarian().leave(job.spec.shape.model, job.job_id)
+        if job.state is State.QUEUED:
+            self.want(job)
 
     def borrowed(self, model: bytes) -> AbstractAsyncContextManager[None]:
         """The model for something that is no job of the board. Raises Refused."""
@@ -112,7 +120,7 @@ class ModelDesk:
 
     def tell_all(self) -> None:
         """A node has come: where every model is."""
-        for told in (*self._told.values(), *self._failed.values()):
+        for told in self._told.values():
             self._say(told)
 
     # -- what the librarian tells ------------------------------------------------------------------------------------
@@ -134,8 +142,7 @@ class ModelDesk:
 
     def _broken(self, model: bytes, hint: str) -> None:
         print(hint, file=sys.stderr)
-        self._failed[model] = m.ModelFailed(model, words(hint))
-        self._say(self._failed[model])
+        self._say(m.ModelFailed(model, words(hint)))
 
     def _loading(self, begins: bool) -> None:
         if begins:
@@ -143,13 +150,11 @@ class ModelDesk:
         else:
             self._progress.rest(m.Phase.LOADING)
 
-    def _shelved(self, one: Shelved) -> None:
-        now = m.ModelShelved(one.model, one.place.value, one.cost, one.pinned)
+    def _shelved(self, one: Shelved, standing: str) -> None:
+        now = m.ModelShelved(one.model, standing, one.cost, one.pinned)
         if self._told.get(one.model) != now:
             self._told[one.model] = now
             self._say(now)
-        if one.place is Place.WARM:
-            self._failed.pop(one.model, None)
 
     def _open_librarian(self) -> Librarian:
         assert self._librarian is not None, "the device is not open"

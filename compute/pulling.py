@@ -7,14 +7,17 @@ pulls; workers stay offline.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compute.catalog import ModelEntry, components, kind_of
 from compute.digestcache import DigestCache
+from compute.filekinds import WEIGHTS
 from compute.flaws import BadModel, Flaw
 from compute.hardware import free_disk
 from compute.modelfolder import INDEXES, read_folder, reader_of
@@ -22,9 +25,18 @@ from compute.modelref import HubModel
 from compute.modelstore import ModelStore, size_of
 from compute.pullplan import Remote, check_disk, plan
 from compute.strictfolder import MAX_CONFIG, StrictFolder
+from compute.transferring import Tell, transfer
 from p2p.errors import Misconfigured, Unavailable
 
 Say = Callable[[str], None]
+TellFile = Callable[[str, int, int], None]  # file, bytes that are here, bytes in all
+_ETAG = re.compile(r"[0-9a-f]{40,64}")
+
+
+def _silent(text: str) -> None: ...
+
+
+def _idle(name: str, have: int, size: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +48,22 @@ class Pulled:
     size: int
 
 
-def pull(ref: HubModel, store: ModelStore, cache: DigestCache, disk_limit: int, say: Say = lambda text: None) -> Pulled:
+def pull(
+    ref: HubModel, store: ModelStore, cache: DigestCache, disk_limit: int, say: Say = _silent, tell: TellFile = _idle
+) -> Pulled:
     """Fetch what is missing of a model. Blocks, for as long as it takes; what was fetched before is not fetched again.
 
     Raises BadModel, Misconfigured (no such model, no room), Unavailable (no hub).
     """
     hub = _library()
     with _translated(ref, hub):
-        info = hub.HfApi().model_info(ref.repo, revision=ref.revision, files_metadata=True)
+        endpoint = os.environ.get("HF_ENDPOINT")  # the library's own name for another hub than the public one
+        info = hub.HfApi(endpoint).model_info(ref.repo, revision=ref.revision, files_metadata=True)
         commit, files = str(info.sha), [_remote(one) for one in info.siblings or ()]
         index = next((name for name in INDEXES if any(file.path == name for file in files)), None)
         if index is None:
             raise BadModel(Flaw.NO_MODEL, f"{ref} has no model_index.json and no config.json")
-        fetch = _Fetch(hub, ref, commit, store)
+        fetch = _Fetch(hub, ref, commit, store, endpoint)
         if next(file.size for file in files if file.path == index) > MAX_CONFIG:
             raise BadModel(Flaw.TOO_LARGE, f"{index} of {ref} is larger than {MAX_CONFIG} bytes")
         folder = fetch(index).parent
@@ -58,7 +73,10 @@ def pull(ref: HubModel, store: ModelStore, cache: DigestCache, disk_limit: int, 
         check_disk(max(0, total - have), free_disk(store.root), store.used(), disk_limit)
         say(f"{ref}: {len(wanted)} files, {total // 10**6} MB, at commit {commit[:12]}")
         for file in wanted:
-            fetch(file.path)
+            if WEIGHTS.fullmatch(file.path.rpartition("/")[2]):
+                fetch.large(file, partial(tell, file.path))
+            else:
+                fetch(file.path)
         _remember(store, ref, commit)
     _verify(folder, wanted, cache)
     return Pulled(read_folder(folder, cache), commit, total)
@@ -70,9 +88,31 @@ class _Fetch:
     ref: HubModel
     commit: str
     store: ModelStore
+    endpoint: str | None
 
     def __call__(self, name: str) -> Path:
-        return Path(self.hub.hf_hub_download(self.ref.repo, name, revision=self.commit, cache_dir=str(self.store.root)))
+        return Path(
+            self.hub.hf_hub_download(
+                self.ref.repo, name, revision=self.commit, cache_dir=str(self.store.root), endpoint=self.endpoint
+            )
+        )
+
+    def large(self, file: Remote, tell: Tell) -> None:
+        """A file of weights, byte by byte where an earlier try stopped, put where the library would put it."""
+        place = self.store.root / self.ref.folder / "snapshots" / self.commit / file.path
+        if place.is_file() and place.stat().st_size == file.size:
+            return
+        url = self.hub.hf_hub_url(self.ref.repo, file.path, revision=self.commit, endpoint=self.endpoint)
+        head = self.hub.get_hf_file_metadata(url, endpoint=self.endpoint)
+        if not head.etag or not _ETAG.fullmatch(head.etag) or head.size != file.size:
+            raise Unavailable(f"{file.path} of {self.ref} has another size now, or no name; pull again")
+        blob = self.store.root / self.ref.folder / "blobs" / head.etag
+        if not blob.is_file():
+            headers = self.hub.utils.build_hf_headers() if head.location.startswith(url.split("/resolve/")[0]) else {}
+            transfer(head.location, headers, file.size, blob, tell)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        place.symlink_to(os.path.relpath(blob, place.parent))
 
 
 def _parts(folder: Path, index: str) -> tuple[str, ...]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from compute.filekinds import CODE, INDEX_SUFFIX, MAX_FILES, PICKLES, WEIGHTS
+from compute.filekinds import CODE, INDEX_SUFFIX, MAX_FILES, MAX_WEIGHTS, PICKLES, WEIGHTS
 from compute.flaws import BadModel, Flaw
 from p2p.errors import Misconfigured
 
+MAX_PLAIN = 64 * 2**20  # bytes of a file that is no weights
 SPARE_DISK = 2**30  # bytes that stay free, for everything else on the machine
 CARD = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "pasar.json")
 _TEXTS = (".txt", ".model", ".tiktoken")
@@ -52,6 +53,9 @@ def plan(files: Iterable[Remote], index: str, parts: tuple[str, ...]) -> tuple[R
     if not weights:
         flaw, why = (Flaw.PICKLE, "only in a format that runs code") if pickles else (Flaw.INCOMPLETE, "not at all")
         raise BadModel(flaw, f"the model has weights {why}; safetensors are needed")
+    large = next((file for file in chosen if file.size > (MAX_WEIGHTS if _is_weights(file) else MAX_PLAIN)), None)
+    if large is not None:
+        raise BadModel(Flaw.TOO_LARGE, f"{large.path} has {large.size} bytes, which no such file has")
     return tuple(sorted(chosen, key=lambda file: file.path))
 
 
@@ -67,6 +71,10 @@ def check_disk(need: int, free: int, used: int, limit: int) -> None:
             f"disk: the model takes {need // 10**6} MB, {free // 10**6} MB are free, and {SPARE_DISK // 10**6} MB stay "
             "free for everything else"
         )
+
+
+def _is_weights(file: Remote) -> bool:
+    return WEIGHTS.fullmatch(file.path.rpartition("/")[2]) is not None
 
 
 def _is_wanted(name: str) -> bool:

@@ -25,6 +25,7 @@ STAY = 4  # a model in use stays so many loading times of the one that waits for
 LEAST_STAY_MS = 2_000
 MEND_MS = 60_000  # a model that failed for want of memory may be tried again then
 GUESSED_LOAD_MS = 15_000
+NO_ROOM = "no-room"  # beside the places: cold, and the pinned models leave too little for it
 
 
 class Place(StrEnum):
@@ -125,22 +126,25 @@ class Shelf:
         one = self._models.get(model)
         if one is None:
             raise Refused("NO_MODEL", "not a model of this worker")
-        if one.place is Place.BROKEN and not (one.mends and now - one.since >= MEND_MS):
-            raise Refused("BROKEN_MODEL", one.hint)
+        self._mend(one, now)
         if one.place is Place.BROKEN:
-            one.place, one.since = Place.COLD, now
+            raise Refused("BROKEN_MODEL", one.hint)
         self._check_room(one)
         one.waiting.setdefault(job, now)
 
-    def begin(self, model: bytes, job: bytes) -> None:
-        """A waiting job has the device. Raises KeyError unless the job waits and its model ``may_begin``."""
+    def begin(self, model: bytes, job: bytes) -> int:
+        """A waiting job has the device: how long it waited for the model to be loaded, in milliseconds.
+
+        Raises KeyError unless the job waits and its model ``may_begin``.
+        """
         one = self._models[model]
         if not self.may_begin(model):
             raise KeyError(model)
-        del one.waiting[job]
+        asked = one.waiting.pop(job)
         one.users.add(job)
         one.served = True
         self._touch(one)
+        return max(0, one.since - asked)
 
     def leave(self, model: bytes, job: bytes) -> None:
         """A job is over, or no longer waits. Unknown ones change nothing."""
@@ -173,6 +177,7 @@ class Shelf:
         """What to do next, in this order. To be asked after every event, and from time to time while jobs wait."""
         for one in self._models.values():
             one.held = False
+            self._mend(one, now)
         commands: list[Command] = list(self._shrink(now))
         if any(one.place is Place.LOADING for one in self._models.values()):
             return commands
@@ -215,6 +220,15 @@ class Shelf:
     def models(self) -> tuple[Shelved, ...]:
         """All of them, to be looked at."""
         return tuple(self._models.values())
+
+    def standing(self, model: bytes) -> str:
+        """Where a model is, or that it has no room beside the pinned ones. Raises KeyError."""
+        one = self._models[model]
+        try:
+            self._check_room(one)
+        except Refused:
+            return NO_ROOM
+        return one.place.value
 
     def place(self, model: bytes) -> Place:
         """Where a model is. Raises KeyError."""
@@ -284,6 +298,10 @@ class Shelf:
             yield Evict(one.model)
         for one in room.held:
             one.settled = one.place is Place.WARM
+
+    def _mend(self, one: Shelved, now: int) -> None:
+        if one.place is Place.BROKEN and one.mends and now - one.since >= MEND_MS:
+            one.place, one.since = Place.COLD, now
 
     def _check_room(self, one: Shelved) -> None:
         """Raises Refused when the pinned models leave too little for this one, whatever else goes."""

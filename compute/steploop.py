@@ -47,10 +47,10 @@ class Models(Protocol):
     """Whose turn it is, of those whose models are loaded."""
 
     def take(self) -> BoardJob[Any] | None:
-        """The next job that may run. Its model stays loaded until ``let_go``."""
+        """The next job that may run. Its model stays loaded until ``release``."""
         ...
 
-    def let_go(self, job: BoardJob[Any]) -> None:
+    def release(self, job: BoardJob[Any]) -> None:
         """A job that was taken has left the device."""
         ...
 
@@ -115,7 +115,7 @@ class StepLoop:
                 self._leave(job)
                 self._board.end(job.job_id, (), 0, _now_ms())
                 await self._on_device(partial(device.drop, place))
-                self._models.let_go(job)
+                self._models.release(job)
 
     async def _ends_and_begins(self, device: Device) -> bool:
         """One after the other in turn, while there are any and time is left for them. Whether there are no more."""
@@ -137,7 +137,7 @@ class StepLoop:
             self._told.finished(job, await self._on_device(partial(device.end, place)))
         except Exception as exc:  # whose fault it is, is judged elsewhere
             await self._told.failed(job, exc, False)
-        self._models.let_go(job)
+        self._models.release(job)
         return True
 
     async def _begin_one(self, device: Device) -> bool:
@@ -148,7 +148,7 @@ class StepLoop:
         try:
             place = await self._on_device(partial(device.begin, job.job_id, job.spec, job.files))
         except Exception as exc:
-            self._models.let_go(job)
+            self._models.release(job)
             await self._told.failed(job, exc, False)
             return True
         self._open[job.job_id] = job, place
@@ -218,7 +218,7 @@ class StepLoop:
         job, place = self._open[job_id]
         self._leave(job)
         await self._on_device(partial(device.drop, place))
-        self._models.let_go(job)
+        self._models.release(job)
         await self._told.failed(job, exc, works)
 
 

@@ -17,16 +17,25 @@ from typing import Any
 
 from compute.catalog import WeightFile
 from compute.digestcache import DigestCache
-from compute.filekinds import ADAPTERS, CODE, INDEX_SUFFIX, MAX_FILES, PICKLES, REMOTE_KEYS, VOCABULARIES, WEIGHTS
+from compute.filekinds import (
+    ADAPTERS,
+    CODE,
+    INDEX_SUFFIX,
+    MAX_FILES,
+    MAX_WEIGHTS,
+    PICKLES,
+    REMOTE_KEYS,
+    VOCABULARIES,
+    WEIGHTS,
+)
 from compute.flaws import BadModel, Flaw
 from compute.strictjson import check_depth, parse_object
 from compute.weightsheader import PREFIX, check_header, header_length
 
 MAX_CONFIG = 2**20
 MAX_INDEX = 16 * 2**20  # of weights in many files
-MAXVOCABULARIES = 64 * 2**20  # a tokenizer, a vocabulary
+MAX_WORDS = 64 * 2**20  # a tokenizer, a vocabulary
 MAX_CARD = 64 * 1024
-MAX_WEIGHTS = 128 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,12 @@ class StrictFolder:
         if not self.path.is_dir():
             raise BadModel(Flaw.NO_MODEL, f"{folder} is no folder")
         self._root = _cache_root(self.path) or self.path
+
+    @property
+    def name(self) -> str:
+        """What the model is called unless it says itself: as the hub called it, else as its folder is."""
+        called = self._root.name
+        return called.removeprefix("models--").replace("--", "/", 1) if self._root != self.path else self.path.name
 
     def names(self, part: str = "") -> tuple[str, ...]:
         """The entries of the folder, or of one part, in order. Stops counting at more than a model has."""
@@ -97,7 +112,7 @@ class StrictFolder:
         """What the README says, its first part; empty when there is none that can be read."""
         if not self.has("README.md"):
             return ""
-        return _read(self.open("README.md", MAXVOCABULARIES).path, MAX_CARD).decode(errors="replace")
+        return _read(self.open("README.md", MAX_WORDS).path, MAX_CARD).decode(errors="replace")
 
     def check(self, part: str = "") -> None:
         """Look at all that a library may open in the folder itself, or in one part."""
@@ -154,8 +169,8 @@ class StrictFolder:
             check_depth(self.read(name, MAX_INDEX), str(path))
         elif base in VOCABULARIES:
             if base.endswith(".json"):
-                check_depth(self.read(name, MAXVOCABULARIES), str(path))
-            self.open(name, MAXVOCABULARIES)
+                check_depth(self.read(name, MAX_WORDS), str(path))
+            self.open(name, MAX_WORDS)
         elif base.endswith(".json"):
             self.json(name)
         else:
@@ -170,8 +185,8 @@ class StrictFolder:
 
 
 def own_words(folder: StrictFolder) -> Mapping[str, Any]:
-    """What ``pasar.json`` says, where there is one."""
-    return folder.json("pasar.json") if folder.has("pasar.json") else {}
+    """What ``pasar.json`` says, where there is one, and the name of the folder where it says none."""
+    return {"name": folder.name, **(folder.json("pasar.json") if folder.has("pasar.json") else {})}
 
 
 def _cache_root(folder: Path) -> Path | None:

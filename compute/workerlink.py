@@ -18,6 +18,7 @@ from compute.batching import MAX_OPEN, crowded, fitting
 from compute.capability import Capability
 from compute.digestcache import DigestCache
 from compute.served import Served, read_folders
+from compute.shelf import NO_ROOM, Place
 from compute.spec import Artifact, JobShape, JobSpec
 from compute.trace import TraceLeaf
 from compute.work import JobResult, Replay, Step, WorkerLost
@@ -56,7 +57,6 @@ class Worker:
         self._config = config
         self._serve = serve or partial(read_folders, config.models, DigestCache(config.digests))
         self._capability = Capability(())
-        self._broken: dict[bytes, str] = {}  # models that could not be loaded, and why
         self._shelved: dict[bytes, m.ModelShelved] = {}
         self._pinned = set[bytes]()
         self._pending: dict[bytes, _Pending] = {}
@@ -83,11 +83,10 @@ class Worker:
 
     def capability(self) -> Capability:
         """What runs here now; a model that still loads says ``warm=False``, one that cannot be loaded is not named."""
-        if not self._broken:
+        lost = {one.model for one in self._shelved.values() if one.place in (Place.BROKEN, NO_ROOM)}
+        if not lost:
             return self._capability
-        return replace(
-            self._capability, models=tuple(e for e in self._capability.models if e.model not in self._broken)
-        )
+        return replace(self._capability, models=tuple(e for e in self._capability.models if e.model not in lost))
 
     def shelved(self) -> tuple[m.ModelShelved, ...]:
         """Where each model is, as the worker said last; nothing while it starts."""
@@ -258,18 +257,13 @@ class Worker:
         match said:
             case m.Ready():
                 self.device, self._capability = said.device, said.capability
-                self._broken.clear()
             case m.Calibrated():
                 self._gains[said.model] = said.gains
             case m.ModelChanged():
-                if said.entry.warm:
-                    self._broken.pop(said.entry.model, None)
                 self._capability = self._capability.updated(said.entry)
             case m.LeafOpened() | m.Replayed() | m.RequestFailed():
                 if said.request in self._asked:
                     self._asked[said.request].send_nowait(said)
-            case m.ModelFailed():
-                self._broken[said.model] = said.hint
             case m.ModelShelved():
                 self._shelved[said.model] = said
             case m.JobStepped() | m.JobLoading() | m.JobDone() | m.ArtifactPart() | m.JobFailed():

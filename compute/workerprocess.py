@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -217,7 +218,7 @@ class WorkerProcess:
             self._progress.move(m.Phase.RUNNING, trio.current_time())
 
     def _finish(self, job: BoardJob[Outcome], done: Finished) -> None:
-        outcome = _outcome(job.job_id, done)
+        outcome = _outcome(job.job_id, replace(done, load_ms=self._models.waited_ms(job)))
         if self._board.end(job.job_id, outcome, sum(len(a.data) for a in done.artifacts), self._now()):
             for message in outcome:
                 self._say(message)

@@ -169,9 +169,9 @@ class Start:
 @message("progress", 1)
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A step was done; ``eta_ms`` to the end of the work. Step 0, said again as time goes on: a model loads.
+    """A step was done; ``eta_ms`` to the end of the work. Of many in a short time some are left out.
 
-    Of many steps in a short time some are left out.
+    Step 0, said again as time goes on: a model loads.
     """
 
     job_id: JobId

@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import trio
 import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from compute.spec import TEXT_TO_IMAGE
 from ledger.money import wei_text
@@ -79,7 +91,8 @@ def pull(
     ref = store.parse(model)
     if not isinstance(ref, HubModel):
         raise Misconfigured(f"{model} is on this machine already")
-    pulled = fetch(ref, store, cache_of(config), config.shelf.disk, _say)
+    with _bar() as tell:
+        pulled = fetch(ref, store, cache_of(config), config.shelf.disk, _say, tell)
     entry = pulled.entry
     shown = {
         "model": str(ref),
@@ -154,6 +167,22 @@ def remove(
     if user:
         raise Misconfigured(f"{ref.repo} is {user}; unpin it, or stop the node, first")
     print(f"removed {ref.repo}: {store.remove(ref) / 1e6:.1f} MB are free")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, with the bytes of each large file; elsewhere nothing."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(name: str, have: int, size: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=size)
+            bar.update(tasks[name], completed=have)
+
+        yield tell
 
 
 def _order_pin(config: Config, model: str, *, pinned: bool) -> None:

@@ -24,6 +24,7 @@ from market.localdoor import Answers, knock
 from p2p.codec import Hash, Name, Range, Size, message
 from p2p.errors import Misconfigured, Unavailable
 
+OBEY_S = 2.0
 PATIENCE_S = 60.0  # the model may have to be hashed
 
 
@@ -67,7 +68,7 @@ class PinOrder:
 @message("pin-kept", 1)
 @dataclass(frozen=True, slots=True)
 class PinKept:
-    """It is written down. ``now``: the running worker has it and obeys; else it is served from the next start on."""
+    """It is written down. ``now``: the running worker obeys; else it counts from the next start on."""
 
     model: Hash
     now: bool
@@ -102,19 +103,29 @@ def model_answers(machine: object, data_dir: Path, config: Config) -> Answers:
 
     async def pin(order: PinOrder) -> PinKept:
         model = await trio.to_thread.run_sync(keep_pin, config, data_dir, order)
-        served = any(entry.model == model for entry in machine.capability().models)
-        if served:
+        if any(one.model == model for one in machine.shelved()):
             machine.pin(model, order.pinned)
-        return PinKept(model, served)
+        return PinKept(model, await _obeyed(machine, model, order.pinned))
 
     return {ModelsQuestion: show, PinOrder: pin}
+
+
+async def _obeyed(machine: Shelving, model: bytes, pinned: bool) -> bool:
+    """Whether the worker says soon that it has done so; it will not for a model that finds no room."""
+    with trio.move_on_after(OBEY_S):
+        while not any(one.model == model and one.pinned is pinned for one in machine.shelved()):
+            if not any(one.model == model for one in machine.shelved()):
+                return False
+            await trio.sleep(OBEY_S / 100)
+        return True
+    return False
 
 
 def here(machine: Shelving) -> ModelsHere:
     """What a machine serves, and where it is."""
     shelved = {one.model: one for one in machine.shelved()}
     found = []
-    for entry in machine.capability().models[:MAX_MODELS]:
+    for entry in machine.capability().models:
         on = shelved.get(entry.model)
         place = on.place if on else "warm" if entry.warm else "cold"
         pinned, cost = (on.pinned, on.cost) if on else (False, 0)

@@ -45,9 +45,11 @@ def test_a_cold_model_is_loaded_for_the_job_that_asks() -> None:
     made.loaded(A, 5, 700, 705)
     assert made.decide(705) == []
     assert (made.cost(A), made.eta_ms(A, 705), made.place(A)) == (5, 0, Place.WARM)
-    made.begin(A, b"1")
+    assert made.begin(A, b"1") == 700
     with pytest.raises(KeyError):
         made.begin(A, b"1")
+    made.want(A, b"2", 800)
+    assert made.begin(A, b"2") == 0
 
 
 def test_the_least_recently_used_makes_way() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -263,6 +264,38 @@ def test_a_load_is_measured_and_a_model_can_be_put_out(tmp_path: Path, folder: P
     assert warm == {entry.model: False, twin.model: True}
     with pytest.raises(Refused, match="NO_MODEL"):
         device.bring(b"x" * 32)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("dtype", [Dtype.FP32, Dtype.BF16])
+def test_a_load_beside_a_job_changes_no_byte_of_it(tmp_path: Path, folder: Path, dtype: Dtype) -> None:
+    """The libraries change a global number format while they load."""
+    entry = read_folder(folder)
+    twin = replace(entry, model=b"t" * 32)
+    device = Device("cpu", dtype, (entry, twin), TraceStore(tmp_path), 0, lambda change: None)
+    spec, loads = spec_for(folder, steps=6), 0
+
+    def draw() -> tuple[object, bytes]:
+        done = device.run(JOB, spec, lambda step, eta_ms: None)
+        return done.artifacts, done.trace_root
+
+    alone, over = draw(), threading.Event()
+
+    def load_on() -> None:
+        nonlocal loads
+        while not over.is_set():
+            device.bring(twin.model)
+            device.put_out(twin.model)
+            loads += 1
+
+    other = threading.Thread(target=load_on)
+    other.start()
+    try:
+        while loads < 3:
+            assert draw() == alone
+    finally:
+        over.set()
+        other.join()
 
 
 def test_what_is_not_there_is_said_so(tmp_path: Path) -> None:

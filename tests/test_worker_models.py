@@ -96,12 +96,14 @@ async def test_models_take_turns_in_a_memory_that_holds_one(tmp_path: Path) -> N
 
 async def test_a_pinned_model_stays_and_what_does_not_fit_beside_it_is_refused(tmp_path: Path) -> None:
     async with running(config_in(tmp_path, "one", "two", memory=140)) as worker:
-        two = spec_for(worker, "two").shape.model
+        one, two = spec_for(worker, "one"), spec_for(worker, "two").shape.model
         worker.pin(two, True)
         await until(lambda: warm(worker) == {"two"})
         assert [one.pinned for one in worker.shelved() if one.model == two] == [True]
-        with pytest.raises(WorkerLost, match="NO_ROOM"):
-            await worker.generate(A, spec_for(worker, "one"), ignore)
+        assert [one.place for one in worker.shelved() if one.model != two] == ["no-room"]
+        assert [entry.name for entry in worker.capability().models] == ["two"]
+        with pytest.raises(Refused, match="NO_MODEL"):
+            await worker.generate(A, one, ignore)
         worker.pin(two, False)
         await until(lambda: not any(one.pinned for one in worker.shelved()))
         assert await worker.generate(A, spec_for(worker, "one"), ignore)
