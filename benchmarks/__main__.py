@@ -34,6 +34,7 @@ BENCHMARKS = {
     "overhead": ("benchmarks.overhead", "run", "a job of one second through the market, against the worker alone"),
     "prefilter": ("benchmarks.prefilter", "measure", "judging a full book of offers, against a hundredth of it"),
     "quality": ("benchmarks.quality", "run", "what each bundled model gets right on examples kept out of its training"),
+    "transcode": ("benchmarks.transcode", "run", "renditions of a film against the ffmpeg command line, and live"),
     "transfer": (
         "benchmarks.transfer",
         "run",

@@ -16,7 +16,8 @@ BELOW: dict[str, set[str]] = {
 PURE = {
     "p2p": "admission blobs codec doorkeeper envelope errors framing lookup peer providers pulse redial scores "
     "standing transport",
-    "compute": "capability catalog digest jobboard messages picture pictureheader spec subtitles trace wavefile",
+    "compute": "capability catalog digest jobboard likeness messages picture pictureheader renditions spec subtitles "
+    "trace wavefile",
     "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "
     "transactions",
     "market": "auction bid bidwire book bookwire demo_tally equivocation following job jobwire loads neighbours "
