@@ -37,6 +37,7 @@ BENCHMARKS = {
     "prefilter": ("benchmarks.prefilter", "measure", "judging a full book of offers, against a hundredth of it"),
     "quality": ("benchmarks.quality", "run", "what each bundled model gets right on examples kept out of its training"),
     "warm": ("benchmarks.warm", "run", "a lone request at a warm and a cold worker, against the library's own call"),
+    "transcode": ("benchmarks.transcode", "run", "renditions of a film against the ffmpeg command line, and live"),
     "transfer": (
         "benchmarks.transfer",
         "run",

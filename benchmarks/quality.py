@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import captioncheck, model
+from benchmarks import captioncheck, model, quality_moves
 from benchmarks.pixelcheck import Mask, things_in
 from benchmarks.report import Report, Say, goal
 from compute.capability import Dtype
@@ -119,12 +119,16 @@ PARTS: Final[dict[str, Part]] = {
     "audio-to-text": audio_to_text,
     "image-to-text": image_to_text,
     "segment-anything": segment_anything,
+    "image-to-video": quality_moves.image_to_video,
+    "upscale": quality_moves.upscale,
 }
 _FOLDERS: Final = {
     "text-to-image": "tiny",
     "audio-to-text": "tiny-listener",
     "image-to-text": "tiny-describer",
     "segment-anything": "tiny-segmenter",
+    "image-to-video": quality_moves.MOVER,
+    "upscale": quality_moves.UPSCALER,
 }
 
 

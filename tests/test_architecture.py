@@ -16,9 +16,9 @@ BELOW: dict[str, set[str]] = {
 PURE = {
     "p2p": "admission blobs codec doorkeeper envelope errors framing lookup peer providers pulse redial scores "
     "standing transport",
-    "compute": "batching capability catalog digest filekinds flaws inbasket jobboard messages modelref phases "
-    "picture pictureheader pullplan samplers shelf spec strictjson subtitles trace wavefile "
-    "weightsheader",
+    "compute": "batching capability catalog digest filekinds flaws inbasket jobboard likeness messages modelref "
+    "phases picture pictureheader pullplan renditions samplers shelf spec strictjson subtitles trace "
+    "wavefile weightsheader",
     "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "
     "transactions",
     "market": "auction bid bidwire book bookwire demo_tally equivocation following job jobwire loads neighbours "

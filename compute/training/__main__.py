@@ -10,7 +10,7 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=(
     "Make the bundled models from scratch. Text to image: run `train` and `decoder` on the same folder (in any order, "
-    "or side by side), then `export`. The others: `small listener`, `describer`, `segmenter`."))  # fmt: skip
+    "or side by side), then `export`. The others: `small` and a name."))  # fmt: skip
 
 Work = Annotated[Path, typer.Option(help="Folder for checkpoints and exports.")]
 Threads = Annotated[int, typer.Option(help="Threads for the arithmetic.", min=1)]
@@ -71,12 +71,16 @@ class Small(StrEnum):
     LISTENER = "listener"
     DESCRIBER = "describer"
     SEGMENTER = "segmenter"
+    MOVER = "mover"
+    UPSCALER = "upscaler"
 
 
 _MODULES = {
     Small.LISTENER: "compute.training.listening",
     Small.DESCRIBER: "compute.training.describing",
     Small.SEGMENTER: "compute.training.outlining",
+    Small.MOVER: "compute.training.moving",
+    Small.UPSCALER: "compute.training.upscaling",
 }
 
 

@@ -97,14 +97,14 @@ def export(
     shutil.rmtree(fresh, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(fresh, safe_serialization=True)
     # Half precision is for the disk only: a loader that asks for nothing gets single precision in every part.
-    _rewrite(fresh / "text_encoder" / "config.json", dtype="float32")
-    _rewrite(fresh / "vae" / "config.json", block_out_channels=None)  # written by the class, refused by its loader
-    _rewrite(fresh / "unet" / "config.json")
+    rewrite(fresh / "text_encoder" / "config.json", dtype="float32")
+    rewrite(fresh / "vae" / "config.json", block_out_channels=None)  # written by the class, refused by its loader
+    rewrite(fresh / "unet" / "config.json")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 
 
-def _rewrite(path: Path, **values: str | None) -> None:
+def rewrite(path: Path, **values: str | None) -> None:
     """Set (or, with None, drop) top-level values of a JSON file, and drop the name of the folder it was made in."""
     values["_name_or_path"] = None
     config = {**json.loads(path.read_text(encoding="utf-8")), **values}

@@ -3,6 +3,7 @@
 Only what the caption names is drawn. Knows shapes and colours by their tables, nothing of flat pictures or of a model.
 """
 
+from dataclasses import dataclass
 from random import Random
 from typing import Final
 
@@ -22,28 +23,33 @@ _SKY_WORDS: Final = {
 _Part = tuple[str, tuple[Mark, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class Landscape:
+    """A landscape by its words. Invariant: `canvas` has the stars first, then the marks of `parts` in their order."""
+
+    sky: str
+    ground: str
+    parts: tuple[_Part, ...]
+    canvas: Canvas
+
+
 def scene(rng: Random) -> tuple[str, Canvas]:
     """A caption and the landscape it describes."""
-    parts, sky, ground, canvas = _built(rng)
-    return _caption(rng, [words for words, _ in parts], sky, ground), canvas
+    made = landscape(rng)
+    return caption(rng, made), made.canvas
 
 
-def landscape(rng: Random) -> tuple[Canvas, list[tuple[Mark, ...]]]:
-    """A landscape, and the marks of each thing that stands in it, back to front."""
-    parts, _, _, canvas = _built(rng)
-    return canvas, [marks for _, marks in parts]
-
-
-def _built(rng: Random) -> tuple[list[_Part], str, str, Canvas]:
+def landscape(rng: Random) -> Landscape:
+    """A landscape that is not yet put into words."""
     sky, ground = rng.choice(list(SKIES)), rng.choice(list(GROUNDS))
     dim = 0.55 if sky == "night" else 1.0
     horizon = rng.uniform(0.58, 0.64)
     side = rng.choice((-1, 1))
-    parts = _parts(rng, sky, ground, horizon, side, dim)
+    parts = tuple(_parts(rng, sky, ground, horizon, side, dim))
     top, bottom = SKIES[sky]
     marks = tuple(mark for _, part in parts for mark in part)
     stars = _stars(rng, horizon) if sky == "night" else ()
-    return parts, sky, ground, Canvas(top, bottom, shade(GROUNDS[ground], dim), horizon, stars + marks)
+    return Landscape(sky, ground, parts, Canvas(top, bottom, shade(GROUNDS[ground], dim), horizon, stars + marks))
 
 
 def _parts(rng: Random, sky: str, ground: str, horizon: float, side: int, dim: float) -> list[_Part]:
@@ -66,8 +72,10 @@ def _parts(rng: Random, sky: str, ground: str, horizon: float, side: int, dim: f
     return parts
 
 
-def _caption(rng: Random, parts: list[str], sky: str, ground: str) -> str:
-    place, time = rng.choice(_GROUND_WORDS[ground]), rng.choice(_SKY_WORDS[sky])
+def caption(rng: Random, made: Landscape) -> str:
+    """One way of saying what a landscape shows."""
+    parts, ground = [words for words, _ in made.parts], made.ground
+    place, time = rng.choice(_GROUND_WORDS[ground]), rng.choice(_SKY_WORDS[made.sky])
     if not parts:
         return " ".join(filter(None, (place, time)))
     if rng.random() < 0.5:

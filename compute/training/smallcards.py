@@ -93,4 +93,39 @@ A `SamModel` at a very small size: it sees 64x64 pixels, and answers points and 
   prompt.
 
 """,
+    "mover": """\
+---
+license: apache-2.0
+pipeline_tag: image-to-video
+language: en
+---
+
+# Pasar tiny mover: a still of the little world starts to move as it is told
+
+A text encoder (that of the bundled text-to-image model, with the words of motion added) and a small U-Net over
+pixels take the still apart, once: what moves, what lies behind it, what hides it, how the light changes. Frames are
+put together from the still itself, so the first frame is the still and nothing flickers. 1.8 M parameters.
+
+- **Words**: the camera pans left, right, up, down; zooms in and out; a shape drifts; the boat sails; sun and moon
+  set; two of these at once; slowly, fast. No word of motion: the camera creeps in.
+- **Data**: clips drawn by `compute/training/world.py` after `compute/training/motions.py`, with every layer known
+  exactly. Combinations of colour, shape and background held out of the other models are held out here.
+- **Limits**: flat things move as wholes and straight; what was hidden or outside the picture is guessed as plain
+  background. It looks at a still at about 64 pixels; larger ones keep their own pixels, but small parts get lost.
+
+""",
+    "upscaler": """\
+---
+license: apache-2.0
+pipeline_tag: image-to-image
+---
+
+# Pasar tiny upscaler: twice the size, sharper than bicubic
+
+What ten convolutions add to a bicubic x2. 78 thousand parameters. Four times is twice twice.
+
+- **Data**: pictures drawn by `compute/training/world.py` and textures drawn by `compute/training/textures.py`, halved.
+- **Limits**: it makes edges sharp; it does not invent detail, and takes noise for detail.
+
+""",
 }

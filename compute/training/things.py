@@ -37,7 +37,8 @@ def segmented(rng: Random, width: int, height: int, *, kept_away: bool = False) 
             canvas = made.canvas
             groups: list[tuple[Mark, ...]] = [(mark,) for mark in canvas.marks]
         else:
-            canvas, groups = landscape(rng)
+            scene = landscape(rng)
+            canvas, groups = scene.canvas, [marks for _, marks in scene.parts]
         masks = _masks(canvas, groups, width, height)
         if masks:
             return Segmented(render(canvas, width, height), masks)

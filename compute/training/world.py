@@ -74,13 +74,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A whole picture. Invariant: what lies above `horizon` fades from `top` to `bottom`, the rest is `ground`."""
+    """A whole picture. Invariant: from `rise` to `horizon` it fades from `top` to `bottom`, below it is `ground`."""
 
     top: Colour
     bottom: Colour
     ground: Colour
     horizon: float = 1.0
     marks: tuple[Mark, ...] = ()
+    rise: float = 0.0
 
 
 def plain(colour: Colour, marks: tuple[Mark, ...]) -> Canvas:
@@ -122,7 +123,7 @@ def _ground(canvas: Canvas, width: int, height: int) -> Image.Image:
     if canvas.top == canvas.bottom == canvas.ground:
         return Image.new("RGB", (width, height), canvas.top)
     rows = np.arange(height, dtype=np.float32) / height
-    fade = np.clip(rows / canvas.horizon, 0.0, 1.0)[:, None]
+    fade = np.clip((rows - canvas.rise) / (canvas.horizon - canvas.rise), 0.0, 1.0)[:, None]
     column = np.array(canvas.top) * (1 - fade) + np.array(canvas.bottom) * fade
     column[rows >= canvas.horizon] = canvas.ground
     return Image.fromarray(column.astype(np.uint8)[:, None, :], "RGB").resize((width, height), Image.Resampling.NEAREST)
