@@ -8,6 +8,7 @@ is the auction's business.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from p2p.codec import decode_as
 from p2p.envelope import Signed, author_of
 from p2p.errors import BadSignature, PasarError, PeerFault, Unavailable
 from p2p.peer import PeerId, peer_text
+from p2p.quicklock import QuickLock
 from p2p.stream import MessageStream
 from p2p.transport import Network
 
@@ -68,7 +70,7 @@ class ControlLines:
     def __init__(self, network: Network, greeter: Greeter, reach: Reach) -> None:
         self._network, self._greeter, self._reach = network, greeter, reach
         self._lines: dict[PeerId, _Line] = {}
-        self._opening: dict[PeerId, trio.Lock] = {}
+        self._opening: dict[PeerId, QuickLock] = {}
         self._rtts: dict[PeerId, int] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -89,7 +91,7 @@ class ControlLines:
         digest, asked_at = rfq.digest, trio.current_time()
         waiting = line.waiting[digest] = _Waiting()
         try:
-            await line.stream.send(rfq)
+            await self._say(seller, line, rfq)
             with trio.move_on_after(ANSWER_TIMEOUT_S):
                 await waiting.done.wait()
         finally:
@@ -103,19 +105,27 @@ class ControlLines:
         """Let go of a quote. Lost when the line is: the hold runs out by itself."""
         line = self._lines.get(seller)
         if line is not None:
-            try:
-                await line.stream.send(Release(rfq))
-            except Unavailable:
-                self._drop(seller, line)
+            with suppress(Unavailable):
+                await self._say(seller, line, Release(rfq))
+
+    async def _say(self, seller: PeerId, line: _Line, said: RFQ | Release) -> None:
+        """Say it whole. A line on which that was cut short says nothing more, and makes room for another."""
+        try:
+            await line.stream.send(said)
+        except BaseException:  # also of an auction that was over before its question was out
+            self._drop(seller, line)
+            with trio.CancelScope(shield=True), trio.move_on_after(1):
+                await line.stream.reset()
+            raise
 
     async def _line(self, seller: PeerId) -> _Line:
-        lock = self._opening.setdefault(seller, trio.Lock())
+        lock = self._opening.setdefault(seller, QuickLock())
         async with lock:
             line = self._lines.pop(seller, None)
             if line is None:
                 line = await self._open(seller)
             self._lines[seller] = line  # last in the order of use
-        if not lock.locked():
+        if lock.free:
             self._opening.pop(seller, None)
         while len(self._lines) > MAX_LINES:
             oldest = next(iter(self._lines))
