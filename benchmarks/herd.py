@@ -2,14 +2,24 @@
 
 Sixty sellers with one place each, prices spread evenly over a factor of two, jobs of four seconds on average
 (lognormal), a round trip of 100 ms between any two. Jobs arrive at random at half of what the sellers can do, and at
-four fifths. A first try is refused when the first draw of a bid comes to no accepted award. The match is from the bid's
-arrival to the departure of the award that was accepted. The premium is the price over that of the cheapest seller that
-had a place at that moment. Time is simulated: a busy machine changes nothing. The roles, the book, the Load streams and
-the auctions are the real ones.
+four fifths. Time is simulated: a busy machine changes nothing. The roles, the book, the Load streams and the auctions are
+the real ones; only beats of Loads that say nothing new come less often.
+
+*First tries refused*: the first draw of a bid came to no accepted award. *Match*: from the bid's arrival at its gateway to
+the decision who gets the job, that is, to the choice of the quote whose award was accepted. One round of questions is one
+round trip, and everything above it is waiting, other rounds, or awards in vain. The award itself and its acceptance are a
+round trip of their own: no auction could match in one and a half with them, so they are printed beside it
+(*accepted*). *Premium*: the price over that of the cheapest seller that had a place when the award left; a place kept for
+this very auction is one. It is the product of three parts, printed each: what the gateway did not know (the cheapest
+seller that its Loads called free, over the cheapest that was), the draw (the cheapest of those asked, over that one) and
+the choice (the winner over the cheapest asked, which may have been full or slower).
+
+The reference is the same market with a draw that takes any three of the best eight alike.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +31,8 @@ from unittest.mock import patch
 
 import trio
 
+import market.loaddesk
+import market.scoring
 from benchmarks.report import Report, Say, goal, quantile
 from benchmarks.simulator.network import World
 from benchmarks.simulator.stillness import JumpingClock, prepared, still
@@ -41,7 +53,9 @@ GATEWAYS, SELLERS = 20, 60
 RTT_S = 0.1
 STEP_S, JOB_S, SPREAD = 0.5, 4.0, 0.6  # a job has steps of half a second; the mean of all, and sigma of the logarithm
 LEAST, MOST = 1_000_000, 2_000_000  # wei per million units
-WARM_S, MEASURED_S = 10.0, 25.0  # everybody has met before anything counts
+WARM_S, MEASURED_S = 10.0, 40.0  # everybody has met before anything counts
+TOLD_S = 10.0
+BEAT_MS = 2500
 SEED = 1
 LOADS = (0.5, 0.8)
 ON_OFFER = ModelOnOffer("noop", MODEL, 64, 64, 8, 1, 1, LEAST)
@@ -56,31 +70,30 @@ class Match:
     tries: int = 0
     matched_s: float | None = None
     accepted_s: float | None = None
-    premium: float | None = None
+    parts: tuple[float, float, float] | None = None  # of the price over the best free: unknown, draw, choice
+
+    @property
+    def premium(self) -> float | None:
+        return None if self.parts is None else math.prod(self.parts) - 1
 
 
 @dataclass(slots=True)
 class Tally:
     """All of one run, by the bid they are of."""
 
+    began: float = 0.0
     matches: dict[bytes, Match] = field(default_factory=dict)
     delivered: int = 0
     asked: int = 0
 
 
 def run(say: Say) -> Report:
-    """Every load and preference."""
+    """Every load and preference, and the reference."""
     results: dict[str, Any] = {}
-    with prepared(calm=False):
-        for load, prefer in product(LOADS, (Prefer.SPEED, Prefer.PRICE)):
-            found = measured(load, prefer)
-            results[f"{prefer.value}, load {load}"] = found
-            say(
-                f"load {load}, prefer {prefer.value}: {found['jobs']} jobs, first tries refused "
-                f"{found['first_refused']:.1%}, match {found['match_rtt']} RTT on average and {found['match_p99_rtt']} "
-                f"at p99, accepted after {found['accepted_rtt']}, premium {found['premium']:.1%}, "
-                f"delivered {found['delivered']:.1%}"
-            )
+    for load, prefer in product(LOADS, (Prefer.SPEED, Prefer.PRICE)):
+        results[f"{prefer.value}, load {load}"] = _told(say, load, prefer, f"load {load}, prefer {prefer.value}")
+    with patch.object(market.scoring, "STEEP", 0):
+        results["reference, load 0.5"] = _told(say, LOADS[0], Prefer.SPEED, "reference: the best eight drawn alike")
     half = results[f"{Prefer.SPEED.value}, load 0.5"]
     return {
         "results": results,
@@ -92,28 +105,50 @@ def run(say: Say) -> Report:
     }
 
 
-def measured(load: float, prefer: Prefer, seconds: float = MEASURED_S, seed: int = SEED) -> dict[str, Any]:
+def _told(say: Say, load: float, prefer: Prefer, name: str) -> dict[str, Any]:
+    say(f"{name}: {WARM_S + MEASURED_S:.0f} s are simulated")
+    with prepared(calm=False):
+        found = measured(load, prefer, say=say)
+    gc.collect()  # what one market leaves behind is not carried through the next ones
+    say(
+        f"{name}: {found['jobs']} jobs, first tries refused {found['first_refused']:.1%}, match {found['match_rtt']} RTT "
+        f"on average, {found['match_p50_rtt']} at p50, {found['match_p99_rtt']} at p99, accepted after "
+        f"{found['accepted_rtt']}, premium {found['premium']:.1%} (unknown {found['unknown']:.1%}, draw "
+        f"{found['draw']:.1%}, choice {found['choice']:.1%}), delivered {found['delivered']:.1%}"
+    )
+    return found
+
+
+def measured(
+    load: float, prefer: Prefer, seconds: float = MEASURED_S, seed: int = SEED, say: Say | None = None
+) -> dict[str, Any]:
     """One market at one load. Call inside ``prepared(calm=False)``."""
-    with still(seed):
-        seen = trio.run(_Herd(load, prefer, WARM_S + seconds, seed).whole, clock=JumpingClock())
-    counted = [match for match in seen.matches.values() if match.began >= WARM_S]
+    with still(seed), patch.object(market.loaddesk, "BEAT_MS", BEAT_MS):
+        seen = trio.run(_Herd(load, prefer, WARM_S + seconds, seed, say).whole, clock=JumpingClock())
+    counted = [match for match in seen.matches.values() if match.began >= seen.began + WARM_S]
     matched = [match.matched_s / RTT_S for match in counted if match.matched_s is not None]
+    parts = [match.parts for match in counted if match.parts is not None]
+    unknown, draw, choice = (mean(part) - 1 for part in zip(*parts, strict=True))
     return {
         "jobs": len(counted),
         "delivered": round(seen.delivered / max(1, seen.asked), 4),
         "first_refused": round(mean(match.first_refused for match in counted), 4),
         "match_rtt": round(mean(matched), 2),
+        "match_p50_rtt": round(quantile(matched, 0.5), 2),
         "match_p99_rtt": round(quantile(matched, 0.99), 2),
         "accepted_rtt": round(mean(m.accepted_s / RTT_S for m in counted if m.accepted_s is not None), 2),
         "premium": round(mean(match.premium for match in counted if match.premium is not None), 4),
+        "unknown": round(unknown, 4),
+        "draw": round(draw, 4),
+        "choice": round(choice, 4),
     }
 
 
 class _Herd:
     """One run."""
 
-    def __init__(self, load: float, prefer: Prefer, until: float, seed: int) -> None:
-        self._prefer, self._until = prefer, until
+    def __init__(self, load: float, prefer: Prefer, until: float, seed: int, say: Say | None) -> None:
+        self._prefer, self._until, self._say = prefer, until, say
         self._chance = Random(seed)
         self._rate = load * SELLERS / JOB_S
         world = World(self._chance, RTT_S / 2, 0.0, 0.0, lambda *_: None, alike=True)
@@ -134,14 +169,23 @@ class _Herd:
                 for node in town.nodes.values():
                     await lives.start(town.live, node)
                 clients = [await town.client(f"c{n}", next(numbers), lives) for n in range(GATEWAYS)]
-                began = trio.current_time()
-                async with trio.open_nursery() as nursery:
-                    while trio.current_time() - began < self._until:
-                        at = self._chance.randrange(GATEWAYS)
-                        nursery.start_soon(self._bid, clients[at], town.nodes[f"g{at}"])
-                        await trio.sleep(self._chance.expovariate(self._rate))
+                await self._bids(clients)
                 lives.cancel_scope.cancel()
+        for node in town.nodes.values():
+            node.disk.close()
         return self._seen
+
+    async def _bids(self, clients: list[Client]) -> None:
+        self._seen.began = began = trio.current_time()
+        told = TOLD_S
+        async with trio.open_nursery() as nursery:
+            while (passed := trio.current_time() - began) < self._until:
+                if self._say is not None and passed >= told:
+                    self._say(f"  {passed:.0f} s: {self._seen.asked} bids, {self._seen.delivered} delivered")
+                    told += TOLD_S
+                at = self._chance.randrange(GATEWAYS)
+                nursery.start_soon(self._bid, clients[at], self._town.nodes[f"g{at}"])
+                await trio.sleep(self._chance.expovariate(self._rate))
 
     async def _bid(self, client: Client, gateway: Node) -> None:
         drawn = self._chance.lognormvariate(math.log(JOB_S / STEP_S) - SPREAD**2 / 2, SPREAD)
@@ -157,17 +201,16 @@ class _Herd:
 
         async def watched(auctioneer: Auctioneer, auction: Auction, award: Callable[..., Any], *rest: Any) -> Any:
             job: JobRun = award.__self__  # type: ignore[attr-defined]
-            match = herd._seen.matches.setdefault(job.job_id, Match(trio.current_time()))
+            match = herd._seen.matches.setdefault(job.job_id, Match(job._clock.arrived / 1000))
             held = match.tries
 
             async def give(to: AwardTo) -> bool:
                 match.tries += 1
-                leaves, best = trio.current_time(), herd._best_free(to.seller)
+                leaves, parts = trio.current_time(), herd._parts(auction, to)
                 accepted: bool = await award(to)
                 if accepted:
-                    match.matched_s = leaves - match.began
+                    match.matched_s, match.parts = leaves - match.began, parts
                     match.accepted_s = trio.current_time() - match.began
-                    match.premium = to.offer.price / best - 1
                 if match.tries == 1:
                     match.first_refused |= auction._rounds > 1 or not accepted
                 return accepted
@@ -178,13 +221,20 @@ class _Herd:
 
         return watched
 
-    def _best_free(self, winner: PeerId) -> int:
-        """The lowest price among those with a place now; the winner keeps one for this award."""
-        free = [node.price for node in self._town.nodes.values() if self._is_free(node, winner)]
-        return min(free)
+    def _parts(self, auction: Auction, to: AwardTo) -> tuple[float, float, float]:
+        """The winner's price over that of the cheapest with a place now, in three steps."""
+        ours = {rfq.digest for _, rfq in auction._asked.values()}
+        free = min(node.price for node in self._town.nodes.values() if self._is_free(node, ours, to.seller))
+        candidates = auction.matched.candidates
+        called_free = [one for one in candidates if not one.full] or candidates
+        known = min(one.posting.offer.price for one in called_free)
+        asked = min(one.posting.offer.price for one, _ in auction._asked.values())
+        return known / free, asked / known, to.offer.price / asked
 
-    def _is_free(self, node: Node, winner: PeerId) -> bool:
+    def _is_free(self, node: Node, ours: set[bytes], winner: PeerId) -> bool:
+        """Whether this auction could have this seller's place; the winner's may be another's a moment later."""
         if not isinstance(node.role, Orchestrator):
             return False
-        busy = node.role.desk.held() or any(sale.in_work for sale in node.role._sales.values())
-        return node.key.peer == winner or not busy
+        quotes = node.role.desk._quoting._open.items()
+        busy = any(hold.place for digest, hold in quotes if digest not in ours)
+        return node.key.peer == winner or not (busy or any(sale.in_work for sale in node.role._sales.values()))
