@@ -2,17 +2,18 @@
 
 Sixty sellers with one place each, prices spread evenly over a factor of two, jobs of four seconds on average
 (lognormal), a round trip of 100 ms between any two. Jobs arrive at random at half of what the sellers can do, and at
-four fifths. Time is simulated: a busy machine changes nothing. The roles, the book, the Load streams and the auctions are
-the real ones; only beats of Loads that say nothing new come less often.
+four fifths. Time is simulated: a busy machine changes nothing. The roles, the book, the Load streams and the auctions
+are the real ones; only beats of Loads that say nothing new come less often.
 
-*First tries refused*: the first draw of a bid came to no accepted award. *Match*: from the bid's arrival at its gateway to
-the decision who gets the job, that is, to the choice of the quote whose award was accepted. One round of questions is one
-round trip, and everything above it is waiting, other rounds, or awards in vain. The award itself and its acceptance are a
-round trip of their own: no auction could match in one and a half with them, so they are printed beside it
-(*accepted*). *Premium*: the price over that of the cheapest seller that had a place when the award left; a place kept for
-this very auction is one. It is the product of three parts, printed each: what the gateway did not know (the cheapest
-seller that its Loads called free, over the cheapest that was), the draw (the cheapest of those asked, over that one) and
-the choice (the winner over the cheapest asked, which may have been full or slower).
+*First tries refused*: the first draw of a bid came to no accepted award. *Match*: from the bid's arrival at its gateway
+to the decision who gets the job, that is, to the choice of the quote whose award was accepted. One round of questions
+is one round trip, and everything above it is waiting, other rounds, or awards in vain. The award and its acceptance are
+a round trip of their own, with which no auction could match in one and a half: *accepted* is printed beside it.
+
+*Premium*: the price over that of the cheapest seller that had a place when the award left; a place kept for this very
+auction is one. It is the product of four parts, printed each: *news*, the cheapest place that there was when the bid
+came, over the one when the award left; *unknown*, the cheapest of them that its Loads called free, over the cheapest;
+*draw*, the cheapest that gave a quote, over that one; *choice*, the winner over the cheapest that gave a quote.
 
 The reference is the same market with a draw that takes any three of the best eight alike.
 """
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 from itertools import count, product
 from random import Random
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import trio
@@ -44,6 +45,7 @@ from market.auctioneer import Auctioneer
 from market.bid import Prefer
 from market.bidwire import ModelOnOffer
 from market.client import Client, Delivered, Wish, bid_for
+from market.conversation import now_ms
 from market.jobrun import JobRun
 from market.offering import Terms
 from market.orchestrator import Orchestrator
@@ -53,7 +55,7 @@ GATEWAYS, SELLERS = 20, 60
 RTT_S = 0.1
 STEP_S, JOB_S, SPREAD = 0.5, 4.0, 0.6  # a job has steps of half a second; the mean of all, and sigma of the logarithm
 LEAST, MOST = 1_000_000, 2_000_000  # wei per million units
-WARM_S, MEASURED_S = 10.0, 40.0  # everybody has met before anything counts
+WARM_S, MEASURED_S = 8.0, 40.0  # everybody has met before anything counts
 TOLD_S = 10.0
 BEAT_MS = 2500
 SEED = 1
@@ -70,7 +72,8 @@ class Match:
     tries: int = 0
     matched_s: float | None = None
     accepted_s: float | None = None
-    parts: tuple[float, float, float] | None = None  # of the price over the best free: unknown, draw, choice
+    free_then: dict[PeerId, int] = field(default_factory=dict)  # the prices of those that had a place when it came
+    parts: tuple[float, ...] | None = None  # of the price over the best free: news, unknown, draw, choice
 
     @property
     def premium(self) -> float | None:
@@ -111,10 +114,11 @@ def _told(say: Say, load: float, prefer: Prefer, name: str) -> dict[str, Any]:
         found = measured(load, prefer, say=say)
     gc.collect()  # what one market leaves behind is not carried through the next ones
     say(
-        f"{name}: {found['jobs']} jobs, first tries refused {found['first_refused']:.1%}, match {found['match_rtt']} RTT "
-        f"on average, {found['match_p50_rtt']} at p50, {found['match_p99_rtt']} at p99, accepted after "
-        f"{found['accepted_rtt']}, premium {found['premium']:.1%} (unknown {found['unknown']:.1%}, draw "
-        f"{found['draw']:.1%}, choice {found['choice']:.1%}), delivered {found['delivered']:.1%}"
+        f"{name}: {found['jobs']} jobs, first tries refused {found['first_refused']:.1%}, match {found['match_rtt']} "
+        f"RTT on average, {found['match_p50_rtt']} at p50, {found['match_p99_rtt']} at p99, accepted after "
+        f"{found['accepted_rtt']}, premium {found['premium']:.1%} (news {found['news']:.1%}, unknown "
+        f"{found['unknown']:.1%}, draw {found['draw']:.1%}, choice {found['choice']:.1%}), "
+        f"delivered {found['delivered']:.1%}"
     )
     return found
 
@@ -128,7 +132,7 @@ def measured(
     counted = [match for match in seen.matches.values() if match.began >= seen.began + WARM_S]
     matched = [match.matched_s / RTT_S for match in counted if match.matched_s is not None]
     parts = [match.parts for match in counted if match.parts is not None]
-    unknown, draw, choice = (mean(part) - 1 for part in zip(*parts, strict=True))
+    news, unknown, draw, choice = (mean(part) - 1 for part in zip(*parts, strict=True))
     return {
         "jobs": len(counted),
         "delivered": round(seen.delivered / max(1, seen.asked), 4),
@@ -138,6 +142,7 @@ def measured(
         "match_p99_rtt": round(quantile(matched, 0.99), 2),
         "accepted_rtt": round(mean(m.accepted_s / RTT_S for m in counted if m.accepted_s is not None), 2),
         "premium": round(mean(match.premium for match in counted if match.premium is not None), 4),
+        "news": round(news, 4),
         "unknown": round(unknown, 4),
         "draw": round(draw, 4),
         "choice": round(choice, 4),
@@ -202,11 +207,11 @@ class _Herd:
         async def watched(auctioneer: Auctioneer, auction: Auction, award: Callable[..., Any], *rest: Any) -> Any:
             job: JobRun = award.__self__  # type: ignore[attr-defined]
             match = herd._seen.matches.setdefault(job.job_id, Match(job._clock.arrived / 1000))
-            held = match.tries
+            held, match.free_then = match.tries, match.free_then or herd._free(set())
 
             async def give(to: AwardTo) -> bool:
                 match.tries += 1
-                leaves, parts = trio.current_time(), herd._parts(auction, to)
+                leaves, parts = trio.current_time(), herd._parts(match, auction, to)
                 accepted: bool = await award(to)
                 if accepted:
                     match.matched_s, match.parts = leaves - match.began, parts
@@ -221,20 +226,25 @@ class _Herd:
 
         return watched
 
-    def _parts(self, auction: Auction, to: AwardTo) -> tuple[float, float, float]:
-        """The winner's price over that of the cheapest with a place now, in three steps."""
-        ours = {rfq.digest for _, rfq in auction._asked.values()}
-        free = min(node.price for node in self._town.nodes.values() if self._is_free(node, ours, to.seller))
-        candidates = auction.matched.candidates
-        called_free = [one for one in candidates if not one.full] or candidates
-        known = min(one.posting.offer.price for one in called_free)
-        asked = min(one.posting.offer.price for one, _ in auction._asked.values())
-        return known / free, asked / known, to.offer.price / asked
+    def _parts(self, match: Match, auction: Auction, to: AwardTo) -> tuple[float, ...]:
+        """The winner's price over that of the cheapest with a place now, in four steps."""
+        best_now = min([to.offer.price, *self._free({rfq.digest for _, rfq in auction._asked.values()}).values()])
+        then = match.free_then or {to.seller: to.offer.price}
+        called_free = {one.seller for one in auction.matched.candidates if not one.full}
+        best_then = min(then.values())
+        known = min((price for seller, price in then.items() if seller in called_free), default=best_then)
+        quoted = min(answer.candidate.posting.offer.price for answer in auction._answers.values())
+        return best_then / best_now, known / best_then, quoted / known, to.offer.price / quoted
 
-    def _is_free(self, node: Node, ours: set[bytes], winner: PeerId) -> bool:
-        """Whether this auction could have this seller's place; the winner's may be another's a moment later."""
-        if not isinstance(node.role, Orchestrator):
-            return False
-        quotes = node.role.desk._quoting._open.items()
-        busy = any(hold.place for digest, hold in quotes if digest not in ours)
-        return node.key.peer == winner or not (busy or any(sale.in_work for sale in node.role._sales.values()))
+    def _free(self, ours: set[bytes]) -> dict[PeerId, int]:
+        """The prices of the sellers whose place an auction with these questions could have now."""
+        sellers = (node for node in self._town.nodes.values() if isinstance(node.role, Orchestrator))
+        return {node.key.peer: node.price for node in sellers if not _is_busy(cast(Orchestrator, node.role), ours)}
+
+
+def _is_busy(seller: Orchestrator, ours: set[bytes]) -> bool:
+    now = now_ms()
+    held = any(
+        hold.place and hold.until > now for digest, hold in seller.desk._quoting._open.items() if digest not in ours
+    )
+    return held or any(sale.in_work for sale in seller._sales.values())

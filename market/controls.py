@@ -1,8 +1,8 @@
 """ControlLines: the gateway's open control streams, one for each seller it asks, kept for the next question.
 
 An RFQ goes out on the line and its answer comes back by the RFQ's digest, so many auctions share one line. A line that
-breaks fails what waits on it and is opened anew by the next question; ``prepare`` opens one ahead of the first. Signatures are checked here; what a quote means
-is the auction's business.
+breaks fails what waits on it and is opened anew by the next question; ``prepare`` opens one ahead of the first.
+Signatures are checked here; what a quote means is the auction's business.
 """
 
 from __future__ import annotations

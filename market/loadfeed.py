@@ -3,7 +3,8 @@
     book, reputation -> following.choose -> one stream per seller -> LoadBoard -> views of the prefilter
 
 A stream that breaks, falls silent or breaks a rule is opened again later, each time later; ``met`` hears of each seller
-that answers on one. Whoever opens such a stream to us gets what we heard, once. What a Load means for an auction is the business of scoring.
+that answers on one. Whoever opens such a stream to us gets what we heard, once. What a Load means for an auction is the
+business of scoring.
 """
 
 from __future__ import annotations
