@@ -20,11 +20,13 @@ The reference is the same market with a draw that takes any three of the best ei
 
 from __future__ import annotations
 
-import gc
 import math
+import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, product
+from multiprocessing import get_context
 from random import Random
 from statistics import mean
 from typing import Any, cast
@@ -32,14 +34,13 @@ from unittest.mock import patch
 
 import trio
 
-import market.loaddesk
-import market.scoring
-from benchmarks.report import Report, Say, goal, quantile
+from benchmarks.report import Report, Say, cores, goal, quantile
 from benchmarks.simulator.network import World
 from benchmarks.simulator.stillness import JumpingClock, prepared, still
 from benchmarks.simulator.town import MODEL, SETTLEMENT, Node, Town, Worker, units_of
 from benchmarks.simulator.trace import Seen, Trace
 from compute.spec import TEXT_TO_IMAGE
+from market import loaddesk, scoring
 from market.auction import Auction, AwardTo
 from market.auctioneer import Auctioneer
 from market.bid import Prefer
@@ -55,12 +56,25 @@ GATEWAYS, SELLERS = 20, 60
 RTT_S = 0.1
 STEP_S, JOB_S, SPREAD = 0.5, 4.0, 0.6  # a job has steps of half a second; the mean of all, and sigma of the logarithm
 LEAST, MOST = 1_000_000, 2_000_000  # wei per million units
-WARM_S, MEASURED_S = 8.0, 40.0  # everybody has met before anything counts
+WARM_S, MEASURED_S = 8.0, 25.0  # everybody has met before anything counts
 TOLD_S = 10.0
 BEAT_MS = 2500
 SEED = 1
 LOADS = (0.5, 0.8)
 ON_OFFER = ModelOnOffer("noop", MODEL, 64, 64, 8, 1, 1, LEAST)
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What is measured; ``alike``: any three of the best eight are drawn with the same chance."""
+
+    load: float
+    prefer: Prefer
+    alike: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"load {self.load}, prefer {self.prefer.value}{', all eight drawn alike' if self.alike else ''}"
 
 
 @dataclass(slots=True)
@@ -91,13 +105,17 @@ class Tally:
 
 
 def run(say: Say) -> Report:
-    """Every load and preference, and the reference."""
-    results: dict[str, Any] = {}
-    for load, prefer in product(LOADS, (Prefer.SPEED, Prefer.PRICE)):
-        results[f"{prefer.value}, load {load}"] = _told(say, load, prefer, f"load {load}, prefer {prefer.value}")
-    with patch.object(market.scoring, "STEEP", 0):
-        results["reference, load 0.5"] = _told(say, LOADS[0], Prefer.SPEED, "reference: the best eight drawn alike")
-    half = results[f"{Prefer.SPEED.value}, load 0.5"]
+    """Every load and preference, and the reference, each in a process of its own, as many at a time as there are cores.
+
+    What one market leaves behind is not carried through the next ones.
+    """
+    markets = [Market(load, prefer) for load, prefer in product(LOADS, (Prefer.SPEED, Prefer.PRICE))]
+    markets.append(Market(LOADS[0], Prefer.SPEED, alike=True))
+    say(f"{WARM_S:.0f} s to meet and {MEASURED_S:.0f} s that count are simulated of each of {len(markets)} markets")
+    with ProcessPoolExecutor(min(cores(), len(markets)), get_context("spawn")) as pool:
+        found = pool.map(_told, markets, [say.to is sys.stderr] * len(markets))
+        results = {market.name: one for market, one in zip(markets, found, strict=True)}
+    half = results[Market(LOADS[0], Prefer.SPEED).name]
     return {
         "results": results,
         "goals": [
@@ -108,11 +126,10 @@ def run(say: Say) -> Report:
     }
 
 
-def _told(say: Say, load: float, prefer: Prefer, name: str) -> dict[str, Any]:
-    say(f"{name}: {WARM_S + MEASURED_S:.0f} s are simulated")
-    with prepared(calm=False):
-        found = measured(load, prefer, say=say)
-    gc.collect()  # what one market leaves behind is not carried through the next ones
+def _told(market: Market, aside: bool) -> dict[str, Any]:
+    say, name = Say(sys.stderr if aside else sys.stdout), market.name
+    with prepared(calm=False), patch.object(scoring, "STEEP", 0 if market.alike else scoring.STEEP):
+        found = measured(market.load, market.prefer, say=lambda text: say(f"  {name}: {text}"))
     say(
         f"{name}: {found['jobs']} jobs, first tries refused {found['first_refused']:.1%}, match {found['match_rtt']} "
         f"RTT on average, {found['match_p50_rtt']} at p50, {found['match_p99_rtt']} at p99, accepted after "
@@ -124,10 +141,10 @@ def _told(say: Say, load: float, prefer: Prefer, name: str) -> dict[str, Any]:
 
 
 def measured(
-    load: float, prefer: Prefer, seconds: float = MEASURED_S, seed: int = SEED, say: Say | None = None
+    load: float, prefer: Prefer, seconds: float = MEASURED_S, seed: int = SEED, say: Callable[[str], None] | None = None
 ) -> dict[str, Any]:
     """One market at one load. Call inside ``prepared(calm=False)``."""
-    with still(seed), patch.object(market.loaddesk, "BEAT_MS", BEAT_MS):
+    with still(seed), patch.object(loaddesk, "BEAT_MS", BEAT_MS):
         seen = trio.run(_Herd(load, prefer, WARM_S + seconds, seed, say).whole, clock=JumpingClock())
     counted = [match for match in seen.matches.values() if match.began >= seen.began + WARM_S]
     matched = [match.matched_s / RTT_S for match in counted if match.matched_s is not None]
@@ -152,7 +169,7 @@ def measured(
 class _Herd:
     """One run."""
 
-    def __init__(self, load: float, prefer: Prefer, until: float, seed: int, say: Say | None) -> None:
+    def __init__(self, load: float, prefer: Prefer, until: float, seed: int, say: Callable[[str], None] | None) -> None:
         self._prefer, self._until, self._say = prefer, until, say
         self._chance = Random(seed)
         self._rate = load * SELLERS / JOB_S
@@ -186,7 +203,7 @@ class _Herd:
         async with trio.open_nursery() as nursery:
             while (passed := trio.current_time() - began) < self._until:
                 if self._say is not None and passed >= told:
-                    self._say(f"  {passed:.0f} s: {self._seen.asked} bids, {self._seen.delivered} delivered")
+                    self._say(f"{passed:.0f} s: {self._seen.asked} bids, {self._seen.delivered} delivered")
                     told += TOLD_S
                 at = self._chance.randrange(GATEWAYS)
                 nursery.start_soon(self._bid, clients[at], self._town.nodes[f"g{at}"])
