@@ -1,8 +1,8 @@
 """ControlLines: the gateway's open control streams, one for each seller it asks, kept for the next question.
 
 An RFQ goes out on the line and its answer comes back by the RFQ's digest, so many auctions share one line. A line that
-breaks fails what waits on it and is opened anew by the next question. Signatures are checked here; what a quote means
-is the auction's business.
+breaks fails what waits on it and is opened anew by the next question; ``prepare`` opens one ahead of the first.
+Signatures are checked here; what a quote means is the auction's business.
 """
 
 from __future__ import annotations
@@ -85,6 +85,11 @@ class ControlLines:
         """Smoothed milliseconds from question to answer, by seller."""
         return self._rtts
 
+    def prepare(self, seller: PeerId) -> None:
+        """Have a line open before the first question to this seller, while there is room. May come to nothing."""
+        if self._nursery is not None and seller not in self._lines and len(self._lines) < MAX_LINES:
+            self._nursery.start_soon(self._prepare, seller)
+
     async def ask(self, seller: PeerId, rfq: RFQ) -> Answer:
         """The seller's answer. Raises Unavailable when there is none in time, PeerFault for an answer that is none."""
         line = await self._line(seller)
@@ -117,6 +122,12 @@ class ControlLines:
             with trio.CancelScope(shield=True), trio.move_on_after(1):
                 await line.stream.reset()
             raise
+
+    async def _prepare(self, seller: PeerId) -> None:
+        try:
+            await self._line(seller)
+        except PasarError as exc:
+            log.debug("no control line prepared", seller=peer_text(seller), reason=str(exc))
 
     async def _line(self, seller: PeerId) -> _Line:
         lock = self._opening.setdefault(seller, QuickLock())

@@ -187,7 +187,15 @@ class Gateway:
     def _load_feed(self) -> LoadFeed:
         m = self._m
         return LoadFeed(
-            m.network, m.greeter, m.reach, m.feed, self.reputation, m.settlement, m.chance, salt=m.nonce(16)
+            m.network,
+            m.greeter,
+            m.reach,
+            m.feed,
+            self.reputation,
+            m.settlement,
+            m.chance,
+            salt=m.nonce(16),
+            met=m.lines.prepare,
         )
 
     def _make_basket(self) -> Basket:

@@ -2,13 +2,15 @@
 
     book, reputation -> following.choose -> one stream per seller -> LoadBoard -> views of the prefilter
 
-A stream that breaks, falls silent or breaks a rule is opened again later, each time later. Whoever opens such a stream
-to us gets what we heard, once. What a Load means for an auction is the business of scoring.
+A stream that breaks, falls silent or breaks a rule is opened again later, each time later; ``met`` hears of each seller
+that answers on one. Whoever opens such a stream to us gets what we heard, once. What a Load means for an auction is the
+business of scoring.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -74,9 +76,11 @@ class LoadFeed:
         settlement: Settlement,
         chance: Chance,
         salt: bytes,
+        met: Callable[[PeerId], None] = lambda seller: None,
     ) -> None:
         self._network, self._greeter, self._reach, self._feed = network, greeter, reach, feed
         self._reputation, self._settlement, self._chance, self._salt = reputation, settlement, chance, salt
+        self._met = met
         self.board = LoadBoard()
         self._followed: dict[PeerId, _Followed] = {}
         self._wanted: dict[str, OrderedDict[bytes, None]] = {}
@@ -206,6 +210,7 @@ class LoadFeed:
         await self._greeter.say(stream, LoadAsk(followed.pipelines))
         await self._greeter.hear(stream)
         self.board.begin(stream.peer)
+        self._met(stream.peer)
         rate = RateLimit(PER_SECOND * len(followed.pipelines), BURST * len(followed.pipelines))
         while (said := await stream.receive(timeout=STALE_MS / 1000)) is not None:
             if not isinstance(said, Load):

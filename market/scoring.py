@@ -3,7 +3,8 @@
     score = price + price of time x predicted finish + price x (1 - delivered share)
 
 "The cheapest known offer" herds: every gateway runs to the same seller. So the draw takes three at random of the
-best eight, one of each subnet and payout address, and now and then keeps a place for a newcomer. Pure: chance is an
+best eight, the likelier the nearer to the best, one of each subnet and payout address, and now and then keeps a place
+for a newcomer. Pure: chance is an
 argument.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol
 
 from compute.spec import JobShape
@@ -24,6 +26,7 @@ PRIOR_PPM = 800_000  # delivered share of somebody never measured
 BAND = 8
 ASKED = 3
 NEWCOMER_PERCENT = 5
+STEEP = 4  # of the best's chance to be drawn, a score a tenth above has two thirds, one half above a fifth
 
 
 class Chance(Protocol):
@@ -137,7 +140,15 @@ def _newcomer(by_score: Sequence[Candidate], chance: Chance) -> list[Candidate]:
 
 
 def _shuffled(pool: list[Candidate], chance: Chance) -> list[Candidate]:
-    for last in range(len(pool) - 1, 0, -1):
-        other = chance.randrange(last + 1)
-        pool[last], pool[other] = pool[other], pool[last]
-    return pool
+    """``pool``, which comes best first, in an order of chance in which those near the best tend to come early."""
+    left, order = list(pool), list[Candidate]()
+    while left:
+        weights = [_weight(pool[0].score, one.score) for one in left]
+        drawn = chance.randrange(sum(weights))
+        order.append(left.pop(next(n for n, below in enumerate(accumulate(weights)) if drawn < below)))
+    return order
+
+
+def _weight(best: int, score: int) -> int:
+    """How likely a seller of this score is drawn beside the best: equals are equal, far ones are rare."""
+    return max(1, 1000 * (best + 1) // (score + 1)) ** STEEP

@@ -112,6 +112,21 @@ async def test_a_seller_that_dies_is_stale_in_three_beats_and_followed_again_whe
             assert gateway.role.reputation.of(seller.key.peer, 0).faults == 0
 
 
+async def test_the_line_to_a_followed_seller_is_open_before_the_first_question(tmp_path: Path) -> None:
+    with trio.fail_after(60):
+        async with marketplace(tmp_path) as market:
+            gateway = await market.gateway(1)
+            sellers = {(await market.orchestrator(n, price=1_000_000)).key.peer for n in (2, 3)}
+            lines = gateway.role._m.lines
+            await until(lambda: lines._lines.keys() == sellers)
+            opened: list[PeerId] = []
+            lines._open = _counting(lines._open, opened)
+            client, _ = await market.client(4)
+            bid = await market.bid(client, gateway.key.peer, steps=1)
+            assert isinstance(await client.bid(gateway.key.peer, bid, lambda news: None), Delivered)
+            assert opened == []
+
+
 # -- the two ends alone ----------------------------------------------------------------------------------------------
 
 

@@ -71,13 +71,33 @@ def test_a_draw_is_small_distinct_and_of_the_candidates(
     assert len(set(payouts)) == len(payouts)
 
 
-def test_prefer_speed_spreads_over_the_best_eight_and_no_further() -> None:
-    pool = [candidate(n, n) for n in range(1, 21)]
-    chance, asked = random.Random(3), Counter()
-    for _ in range(2000):
+def asked_in(pool: list[Candidate], auctions: int = 2000) -> Counter[int]:
+    chance, asked = random.Random(3), Counter[int]()
+    for _ in range(auctions):
         asked.update(one.price for one in draw(pool, Prefer.SPEED, chance))
+    return asked
+
+
+def test_prefer_speed_spreads_evenly_over_eight_that_are_as_good_and_no_further() -> None:
+    asked = asked_in([replace(candidate(n, n), score=10**6 + n) for n in range(1, 21)])
     assert set(asked) == set(range(1, BAND + 1))
-    assert min(asked.values()) > 0.8 * 2000 * 3 / BAND
+    assert min(asked.values()) > 0.9 * 2000 * 3 / BAND
+
+
+def test_prefer_speed_asks_the_near_ones_more_often_and_the_far_ones_still() -> None:
+    asked = asked_in([replace(candidate(n, n), score=1000 + 100 * (n - 1)) for n in range(1, 21)])
+    assert set(asked) == set(range(1, BAND + 1))
+    often = [asked[n] for n in range(1, BAND + 1)]
+    assert often == sorted(often, reverse=True)
+    assert 0.5 * 2000 < often[0] < 0.9 * 2000, "the best is no seller that everybody asks"
+    assert often[-1] > 0.05 * 2000
+
+
+@given(st.lists(st.integers(0, 2**130), min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_no_score_is_too_small_or_too_large_to_be_drawn(scores: list[int], chance: random.Random) -> None:
+    pool = [candidate(n + 1, score) for n, score in enumerate(scores)]
+    assert len(draw(pool, Prefer.SPEED, chance)) == min(3, len(pool))
+    assert draw([], Prefer.SPEED, chance) == []
 
 
 def test_prefer_price_asks_the_three_cheapest() -> None:

@@ -134,6 +134,16 @@ def test_a_picture_is_sold() -> None:
     assert story.machine.wake_at is None
 
 
+def test_a_seal_claims_no_credit_that_another_attempt_could_count_on_during_the_work() -> None:
+    """Else two attempts of one gateway hold the same wei, and the second one, paid in full, waits for its key."""
+    story = Story(Selling()) >> ev.Connected() >> TO >> ev.AwardJudged(params=b"p", cover=1500)
+    assert story.into(SellingState.WORKING).machine.held == 100
+    story >> ev.WorkDone() >> MADE
+    assert story.into(SellingState.SEALED).machine.held == 100
+    story >> wire.Tickets(JOB, 1, ONE, b"one") >> ev.PaymentJudged(ONE, b"v1", 1600)
+    assert story.into(SellingState.RECEIPTING).machine.held == 1600
+
+
 def test_a_reservation_that_comes_with_the_award_saves_a_round() -> None:
     to = replace(TO, reservation=b"zero")
     story = Story(Selling()) >> ev.Connected() >> to

@@ -197,9 +197,12 @@ class Selling(Seller):
         return [SealArtifacts(self.record.price, self.record.late_ms)]
 
     def _sealed(self, made: ev.SealMade, now: int) -> list[Command]:
-        """The seal goes out; a seller who moves first has the Receipt signed before."""
-        seal = Seal(*self._name, made.commitment)
-        self._set(seal=seal, key=made.key, ciphers=made.ciphers, due=self.record.price)
+        """The seal goes out; a seller who moves first has the Receipt signed before.
+
+        What its award found beyond the reservation was free all the while, and may be another attempt's by now.
+        """
+        seal, cover = Seal(*self._name, made.commitment), self.record.debited + self.held
+        self._set(seal=seal, key=made.key, ciphers=made.ciphers, due=self.record.price, cover=cover)
         if self.record.first or not self.record.price:
             return [SignReceipt(self.record.price, min(self.spare, self.record.price))]
         return self._seal_out(now)
