@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt .ci/preflight
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (about 1.5 GB with torch; some minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EXTRA_INDEX) \
-		--editable '.[orchestrator,devchain,dev]'
+		--editable '.[orchestrator,video,devchain,dev]'
 	@touch $@
 
 demo: install

@@ -35,6 +35,8 @@ def test_without_a_name_they_are_listed(capsys: pytest.CaptureFixture[str]) -> N
         "attack",
         "overhead",
         "prefilter",
+        "quality",
+        "transcode",
         "transfer",
         "warm",
     }
