@@ -158,8 +158,8 @@ def _reserve(tx: Transaction, job_id: bytes, customer: str, amount: int, free: b
         if known.customer != customer:
             raise Refused("JOB_TAKEN", "another customer has a job of this id")
         return known
-    available = _balance(tx, customer).available
-    if not free and amount > available:
+    available = amount if free else _balance(tx, customer).available
+    if amount > available:
         raise Refused("NO_CREDIT", "buy credit first", have=available, need=amount)
     tx.db.execute(
         "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

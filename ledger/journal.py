@@ -199,8 +199,9 @@ class Journal:
 
     async def _due(self) -> None:
         """Wait until somebody waits for a write, or one has been left off the disk for long enough."""
-        await self._some.wait()
-        if len(self._open) < MAX_GROUP:
+        if not self._some.is_set():
+            await self._some.wait()
+        if len(self._open) < MAX_GROUP and not self._wanted.is_set():
             with trio.move_on_after(LINGER_S):
                 await self._wanted.wait()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -236,12 +236,13 @@ class SendingBooks:
         seen = rows.params(ask.params.params_id) or fresh
         if seen.digest != fresh.digest:
             raise Refused("PARAMS_NOT_MINE", "other params came under the same rand before")
+        purse = rows.purse(ask.recipient)
         planned = plan(
             ask.amount,
             ask.params,
             settlement=self._settlement,
             seen=seen,
-            purse=rows.purse(ask.recipient),
+            purse=purse,
             cover=ask.cover,
             terms=self.terms,
             alive=ask.alive,
@@ -251,10 +252,11 @@ class SendingBooks:
         payment = sign_payment(ask.payment_id, planned, ask.params, self._signer)
         if planned.nonces:
             rows.put_params(ask.params.params_id, after(planned, seen), ask.now_ms)
-        rows.put_account(ask.recipient, rows.account(ask.recipient))
+        rows.put_account(ask.recipient, purse.account)
         rows.put_payment(ask.recipient, payment, planned, ask.job_id, ask.now_ms)
         rows.put_claim(ask.recipient, ask.job_id, rows.claim(ask.recipient, ask.job_id) + planned.from_credit)
-        self._show(tx, rows, ask.recipient)
+        claimed, in_flight = purse.claimed + planned.from_credit, purse.in_flight + planned.value
+        self._show_purse(tx, ask.recipient, replace(purse, claimed=claimed, in_flight=in_flight))
         return payment
 
     def _settle(
@@ -338,5 +340,7 @@ class SendingBooks:
             tx.after_commit(lambda: self._seen.rolled_back.add(recipient))
 
     def _show(self, tx: Transaction, rows: SenderRows, recipient: Address) -> None:
-        purse = rows.purse(recipient)
+        self._show_purse(tx, recipient, rows.purse(recipient))
+
+    def _show_purse(self, tx: Transaction, recipient: Address, purse: Purse) -> None:
         tx.after_commit(lambda: self._seen.purses.update({recipient: purse}))

@@ -8,6 +8,7 @@ is the auction's business.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ class ControlLines:
         digest, asked_at = rfq.digest, trio.current_time()
         waiting = line.waiting[digest] = _Waiting()
         try:
-            await line.stream.send(rfq)
+            await self._say(seller, line, rfq)
             with trio.move_on_after(ANSWER_TIMEOUT_S):
                 await waiting.done.wait()
         finally:
@@ -103,10 +104,18 @@ class ControlLines:
         """Let go of a quote. Lost when the line is: the hold runs out by itself."""
         line = self._lines.get(seller)
         if line is not None:
-            try:
-                await line.stream.send(Release(rfq))
-            except Unavailable:
-                self._drop(seller, line)
+            with suppress(Unavailable):
+                await self._say(seller, line, Release(rfq))
+
+    async def _say(self, seller: PeerId, line: _Line, said: RFQ | Release) -> None:
+        """Say it whole. A line on which that was cut short says nothing more, and makes room for another."""
+        try:
+            await line.stream.send(said)
+        except BaseException:  # also of an auction that was over before its question was out
+            self._drop(seller, line)
+            with trio.CancelScope(shield=True), trio.move_on_after(1):
+                await line.stream.reset()
+            raise
 
     async def _line(self, seller: PeerId) -> _Line:
         lock = self._opening.setdefault(seller, trio.Lock())

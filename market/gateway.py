@@ -216,7 +216,7 @@ class Gateway:
     async def _start(self, purchase: Purchase) -> None:
         if self._nursery is None:
             raise Unavailable("the gateway is stopping")
-        await self._nursery.start(purchase.run)
+        self._nursery.start_soon(purchase.run)  # what is posted to it meanwhile is there when it begins
 
     def _exposures(self) -> dict[PeerId, int]:
         """What every seller we have dealt with may owe us, in wei: its standing at the price of its own offer."""

@@ -157,6 +157,7 @@ class JobRun:
             return simple(Code.CONFLICT, "this very bid was over before; bid anew", limit_wei=self.job.limit)
         self._reserved.set()  # an award is written after it, and leaves when both are on disk
         await begun.kept()
+        await trio.lowlevel.checkpoint()  # whoever sends an award first: the client knows that it has a gateway
         return None
 
     async def _until_done(self, matched: Matched) -> Outcome:
@@ -198,6 +199,12 @@ class JobRun:
         sellers = {one.seller for one in matched.candidates}
         auction = Auction(buyer, matched, c.chance(16), without=sellers - set(self.job.candidates(sellers)))
 
+        quotes: list[tuple[PeerId, int]] = []
+
+        def quoted(seller: PeerId, price: int) -> None:
+            quotes.append((seller, price))
+            self.tell(JobNews(self.job_id, News.QUOTED, seller, wei=price))
+
         async def stop_when_cancelled() -> None:
             await self._cancelled.wait()
             if not self._purchases or self._purchases[-1].over.is_set():
@@ -205,13 +212,16 @@ class JobRun:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop_when_cancelled)
-            won = await c.auctioneer.hold(auction, self._give, self._take_back, self._quoted)
+            won = await c.auctioneer.hold(auction, self._give, self._take_back, quoted)
             nursery.cancel_scope.cancel()
+        for seller, price in quotes:  # logged when nobody waits any more
+            self.log.info("quoted", seller=peer_text(seller), price=price)
         return won
 
     async def _give(self, award_to: AwardTo) -> bool:
         """Award the job; whether the seller took it."""
-        await self._reserved.wait()
+        if not self._reserved.is_set():
+            await self._reserved.wait()
         if self._cancelled.is_set():
             return False
         try:
@@ -361,7 +371,7 @@ class JobRun:
     # -- small things ------------------------------------------------------------------------------------------------
 
     async def _keep(self) -> Begun[None]:
-        return await self._c.jobs.put(self.job, self.client, self.bid, self._free)
+        return await self._c.jobs.put(self.job)
 
     def _match(self) -> Matched:
         return self._c.match(self.bid, self.job.limit, self._deadline)
@@ -378,10 +388,6 @@ class JobRun:
         known, now = self._c.basket.reputation, now_ms()
         until = (known.of(one.seller, now).banned_until for one in self.job.attempts)
         return Rule.BANNED in matched.excluded and any(now < at < self._deadline for at in until)
-
-    def _quoted(self, seller: PeerId, price: int) -> None:
-        self.log.info("quoted", seller=peer_text(seller), price=price)
-        self.tell(JobNews(self.job_id, News.QUOTED, seller, wei=price))
 
     def tell(self, news: JobNews) -> None:
         self.bulletin.tell(news)

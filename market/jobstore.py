@@ -57,12 +57,17 @@ class JobStore:
             found.append(TakenBid(job, PeerId(client), bid, bool(free), max(0, now_ms - at_ms)))
         return found
 
-    async def put(self, job: Job, client: PeerId, bid: Bid, free: bool) -> Begun[None]:
-        """On its way to the disk when this returns, before whatever is written later."""
-        return await self._journal.begin(self.row(job, client, bid, free))
+    async def put(self, job: Job) -> Begun[None]:
+        """How far it has come. On its way to the disk when this returns, before whatever is written later."""
+        row = encode(job), job.job_id
+
+        def write(tx: Transaction) -> None:
+            tx.db.execute("UPDATE bids SET job = ? WHERE job_id = ?", row)
+
+        return await self._journal.begin(write)
 
     def row(self, job: Job, client: PeerId, bid: Bid, free: bool) -> Callable[[Transaction], None]:
-        """The write of this row, for a transaction of somebody else's. The time of the first stays."""
+        """The write of a bid that is taken, for a transaction of somebody else's. The time of the first stays."""
         row = (job.job_id, client, encode(bid), encode(job), int(free), int(self._wall_time() * 1000))
         query = "INSERT INTO bids VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE SET job = excluded.job"
 

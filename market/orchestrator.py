@@ -33,9 +33,10 @@ from market.offering import Offering, Terms
 from market.protocol import JOB
 from market.quote import MAX_FINISH_MS, Places
 from market.quotedesk import QuoteDesk
-from market.sale import Sale, Shop
+from market.sale import Sale
 from market.session import Selling, events
 from market.sessionstore import Counted, Kept, SessionStore
+from market.shop import Shop
 from p2p.envelope import Signer
 from p2p.errors import MalformedMessage, PeerFault, Refused, Unavailable, UnknownMessage
 from p2p.peer import Address, PeerId, address_of, peer_text
@@ -253,12 +254,12 @@ class Orchestrator:
         sale = self._sales[name] = self._going[name] = Sale(self._shop, gateway, session, (job_id, attempt), counted)
         if self._nursery is None:
             raise Unavailable("the orchestrator is stopping")
-        await self._nursery.start(self._run_sale, name, sale)
+        self._nursery.start_soon(self._run_sale, name, sale)  # what is posted to it meanwhile is there when it begins
         return sale
 
-    async def _run_sale(self, name: Name, sale: Sale, *, task_status: TaskStatus[None]) -> None:
+    async def _run_sale(self, name: Name, sale: Sale) -> None:
         try:
-            await sale.run(task_status=task_status)
+            await sale.run()
         finally:
             for kept in (self._sales, self._going):
                 if kept.get(name) is sale:

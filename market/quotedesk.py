@@ -21,7 +21,7 @@ from market.protocol import CONTROL
 from market.quote import RFQ, Decline, Places, Quote, QuoteRefusal, Quoting, Release
 from p2p.admission import RateLimit
 from p2p.codec import decode_as
-from p2p.envelope import Signer, open_from, sign
+from p2p.envelope import Signed, Signer, open_from, sign
 from p2p.errors import PasarError, PeerFault, Refused, UnknownMessage
 from p2p.peer import Address, PeerId, address_of, peer_text
 from p2p.scores import Fault
@@ -53,6 +53,7 @@ class QuoteDesk:
         self._quoting = Quoting(signer.peer, greeter.network, settlement)
         self._lapses = RateLimit(1 / LAPSE_FORGOTTEN_S, LAPSES)
         self._lapsed: dict[PeerId, float] = {}
+        self._opened: tuple[Signed, Quote] | None = None  # the last award's quote: it is asked about twice
         self.draining = False
 
     def serve(self) -> None:
@@ -71,13 +72,10 @@ class QuoteDesk:
         if self.draining:
             return BUSY, "this orchestrator is about to stop"
         try:
-            quote = decode_as(Quote, award.quote.payload)
+            quote = self._open(award.quote, gateway)
         except UnknownMessage:
             return BUSY, "a quote of a version that is not spoken here"
         hold = self._quoting.find(quote.rfq, gateway, _now_ms())
-        # Ours is signed the same each time, which is sooner seen by signing it again than by asking who signed this.
-        if hold is None or sign(hold.quote, self._signer) != award.quote:
-            open_from(award.quote, Quote, self._signer.peer)
         if hold is None or hold.quote != quote:
             return BUSY, "no open quote of ours"
         if award.slices:
@@ -98,10 +96,26 @@ class QuoteDesk:
         refused = self.check(award, gateway)
         if refused[0]:
             return refused
-        rfq = decode_as(Quote, award.quote.payload).rfq
-        if self._quoting.award(rfq, gateway, self._places(award.spec.shape).free, _now_ms()) is None:
+        if (
+            self._quoting.award(
+                self._open(award.quote, gateway).rfq, gateway, self._places(award.spec.shape).free, _now_ms()
+            )
+            is None
+        ):
             return BUSY, "the quote is over and no place is left"
         return "", ""
+
+    def _open(self, signed: Signed, gateway: PeerId) -> Quote:
+        """The quote inside, which is of ours. Raises PeerFault, UnknownMessage."""
+        if self._opened is not None and self._opened[0] is signed:
+            return self._opened[1]
+        quote = decode_as(Quote, signed.payload)
+        hold = self._quoting.find(quote.rfq, gateway, _now_ms())
+        # Ours is signed the same each time, which is sooner seen by signing it again than by asking who signed this.
+        if hold is None or sign(hold.quote, self._signer) != signed:
+            open_from(signed, Quote, self._signer.peer)
+        self._opened = signed, quote
+        return quote
 
     def lapsed(self, gateway: PeerId) -> None:
         """An award of this gateway took a place and was not covered: after a few, it gets no quotes for a while."""

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -55,6 +56,7 @@ GATEWAY_DEPOSIT = ETH
 GATEWAY_RESERVE = ETH
 PARAMS_LIVE_MS, PARAMS_LIVE_DEVELOPMENT_MS = 60_000, 5_000
 DRAIN_S = 60.0
+COLLECT_AT = 10_000  # objects more than before that are in containers: stock counts to 700
 MB = 1_000_000
 LEAST_DISK = 200 * MB  # sealed results, traces and the journal lie there
 
@@ -93,8 +95,16 @@ def run_role(
     faulthandler.enable()  # a supervisor that has this process abort wants to know where it hung
     raise_open_files()
     share_one_heap()
+    _settle_memory()
     held = instance or claim(config.home, config.network, role, config.data_dir)
     trio.run(live, config, role, machines, held, lifeline or Lifeline())
+
+
+def _settle_memory() -> None:
+    """What is loaded by now stays: no collection looks at it again, and one comes when there is more to collect."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AT)
 
 
 async def live(config: Config, role: Role, machines: Machines, instance: Instance, lifeline: Lifeline) -> None:

@@ -7,8 +7,7 @@ signs the Receipt. One Sale lives from the award until nothing of it need be kep
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,27 +15,25 @@ import structlog
 import trio
 
 from compute.spec import Verification
-from compute.work import Machine, Step
+from compute.work import Step
 from ledger.journal import Also, Begun
-from ledger.money import Settlement
-from ledger.receiving import ReceivingBooks
 from ledger.ticket import Payment
 from market import jobwire as wire
 from market.conversation import Conversation, now_ms
 from market.jobinputs import JobInputs
-from market.keeping import Finished, Keeping, KeptWork, inputs_of, name_of
+from market.keeping import Finished, KeptWork, inputs_of, name_of
 from market.parcels import Parcels
 from market.quote import Quote
-from market.quotedesk import QuoteDesk
 from market.receipt import PROTOCOL, Receipt, Times, digests_of
 from market.reputation import NEWCOMER_JOBS
 from market.sealing import context, seal, sealed_artifact
 from market.session import Selling, SellingState, commands, events
-from market.sessionstore import Counted, SessionStore
+from market.sessionstore import Counted
+from market.shop import Shop
 from p2p.codec import decode_as, encode
-from p2p.envelope import Signer, sign
+from p2p.envelope import sign
 from p2p.errors import MalformedMessage, PasarError, PeerFault, Refused, Unavailable, UnknownMessage
-from p2p.peer import Address, PeerId, address_of, peer_text
+from p2p.peer import PeerId, address_of, peer_text
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -48,27 +45,6 @@ LUCKLESS_JOBS = 2  # delivered to a gateway on a development chain while no tick
 UNPAID_YET = (SellingState.SEALING, SellingState.SEALED, SellingState.RECEIPTING)
 FINISHED = (SellingState.DELIVERED, SellingState.CLOSED)
 IN_WORK = (SellingState.COVERING, SellingState.WORKING, SellingState.PAUSED)
-
-
-@dataclass(frozen=True, slots=True)
-class Shop:
-    """What all sales of one orchestrator share. ``small_job`` is in units, ``settlement`` our own."""
-
-    signer: Signer
-    network: str
-    settlement: Settlement
-    books: ReceivingBooks
-    machine: Machine
-    desk: QuoteDesk
-    store: SessionStore
-    keeping: Keeping
-    small_job: int
-    development: bool
-    wall_time: Callable[[], float]
-    spare: Callable[[Address, tuple[bytes, int]], int]  # a gateway's credit that no other sale than the named one holds
-    owed: Callable[[Address, tuple[bytes, int]], int]  # units that its other sales have in work, or not paid
-    look_up: Callable[[Address], Awaitable[object]]  # learn a gateway's cover before tickets of it are asked for
-    reached: Callable[[str], None] = lambda point: None  # told at points that a restart must survive
 
 
 class Sale:
@@ -88,9 +64,11 @@ class Sale:
         self.sender = address_of(gateway)
         self.parcels = Parcels()
         us, reached = shop.signer.peer, shop.reached
-        self.talk = Conversation(session, us, self.parcels, self._perform, self._keep, buying=False, reached=reached)
+        self.talk = Conversation(
+            session, us, self.parcels, self._perform, self._keep, buying=False, after=self._log_taken, reached=reached
+        )
         self.log = log.bind(job=name[0].hex()[:16], attempt=name[1], gateway=peer_text(gateway)[-8:])
-        self._taken = False
+        self._taken, self._unlogged = False, dict[str, int]()
         self.ready_at: int | None = None  # when its work will be done, as its steps tell
         self._finished: Finished | None = None
         self._working: trio.CancelScope | None = None
@@ -199,8 +177,13 @@ class Sale:
             return events.AwardJudged(wire.BUSY, hint=str(exc)[:200])
         newcomer = standing.delivered < NEWCOMER_JOBS and not standing.faults
         first = newcomer and units <= shop.small_job and not owed  # one at a time: the next when that is paid
-        self.log.info("award taken", units=units, price=award.price, first=first)
+        self._unlogged = {"units": units, "price": award.price, "first": first}
         return events.AwardJudged(params=params, cover=self._cover(), first=first)
+
+    def _log_taken(self) -> None:
+        if self._unlogged and self.session.state is not SellingState.JUDGING:  # the acceptance is out
+            self.log.info("award taken", **self._unlogged)
+            self._unlogged = {}
 
     async def _params(self, price: int) -> bytes:
         """Fresh TicketParams for this gateway, encoded; none for a free job. Raises Refused, Unavailable."""

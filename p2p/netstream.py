@@ -45,7 +45,11 @@ def far_end(what: str) -> Generator[None]:
     except PasarError:
         raise
     except Exception as exc:  # the library lets any type through: its own, OSError, ValueError, exception groups
-        raise Unavailable(f"{what}: {type(exc).__name__}: {exc}"[:200]) from exc
+        raise _unavailable(what, exc) from exc
+
+
+def _unavailable(what: str, exc: Exception) -> Unavailable:
+    return Unavailable(f"{what}: {type(exc).__name__}: {exc}"[:200])
 
 
 def not_spoken(error: Exception) -> bool:
@@ -115,21 +119,26 @@ class HostStream:
         if self._closed or self._finished:
             raise Unavailable("the stream is closed")
         proposal, self._proposal = self._proposal, b""
-        with far_end("send"):
+        try:  # as ``far_end`` does, for half of what it costs
             await self._stream.write(proposal + data)
+        except PasarError:
+            raise
+        except Exception as exc:
+            raise _unavailable("send", exc) from exc
 
     async def receive(self, most: int = 65536) -> bytes:
         if self._closed:
             raise Unavailable("the stream is closed")
         try:
-            with far_end("receive"):
-                if self._consent:
-                    await self._hear_consent()
-                data: bytes = await self._stream.read(most)
-        except Unavailable as exc:
-            if isinstance(exc.__cause__, StreamEOF):
-                return b""
+            if self._consent:
+                await self._hear_consent()
+            data: bytes = await self._stream.read(most)
+        except PasarError:
             raise
+        except StreamEOF:
+            return b""
+        except Exception as exc:
+            raise _unavailable("receive", exc) from exc
         return data
 
     async def _hear_consent(self) -> None:

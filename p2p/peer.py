@@ -58,6 +58,7 @@ def address_of(peer: PeerId) -> Address:
     return Address(keccak256(point.format(compressed=False)[1:])[12:])
 
 
+@lru_cache(maxsize=4096)
 def peer_text(peer: PeerId) -> str:
     """``16Uiu2HA...``, as multiaddrs and logs show it."""
     text: str = base58.b58encode(peer).decode()

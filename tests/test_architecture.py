@@ -35,7 +35,7 @@ SHELL = {  # whatever touches the world, or another shell
     "console controls conversation counter demo demo_client demo_show demo_stage forked gateway handover hello http "
     "instance jobinputs jobrun jobstore keeping lifeline lightclient loaddesk loadfeed localdoor looking offering "
     "orchestrator outcome overlay parcels progress proofkeeper purchase quotedesk readystreams rolekit roles sale "
-    "servicenotice sessionstore supervisor wallet_commands walletdoor whereabouts",
+    "servicenotice sessionstore shop supervisor wallet_commands walletdoor whereabouts",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess
