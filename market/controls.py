@@ -22,6 +22,7 @@ from p2p.codec import decode_as
 from p2p.envelope import Signed, author_of
 from p2p.errors import BadSignature, PasarError, PeerFault, Unavailable
 from p2p.peer import PeerId, peer_text
+from p2p.quicklock import QuickLock
 from p2p.stream import MessageStream
 from p2p.transport import Network
 
@@ -69,7 +70,7 @@ class ControlLines:
     def __init__(self, network: Network, greeter: Greeter, reach: Reach) -> None:
         self._network, self._greeter, self._reach = network, greeter, reach
         self._lines: dict[PeerId, _Line] = {}
-        self._opening: dict[PeerId, trio.Lock] = {}
+        self._opening: dict[PeerId, QuickLock] = {}
         self._rtts: dict[PeerId, int] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -118,13 +119,13 @@ class ControlLines:
             raise
 
     async def _line(self, seller: PeerId) -> _Line:
-        lock = self._opening.setdefault(seller, trio.Lock())
+        lock = self._opening.setdefault(seller, QuickLock())
         async with lock:
             line = self._lines.pop(seller, None)
             if line is None:
                 line = await self._open(seller)
             self._lines[seller] = line  # last in the order of use
-        if not lock.locked():
+        if lock.free:
             self._opening.pop(seller, None)
         while len(self._lines) > MAX_LINES:
             oldest = next(iter(self._lines))

@@ -101,17 +101,19 @@ class Conversation:
         keep: Keep,
         *,
         buying: bool,
+        known: Callable[[], None] = lambda: None,
         after: Callable[[], None] = lambda: None,
         reached: Callable[[str], None] = lambda point: None,
     ) -> None:
         """``keep`` hands a record to the journal; nothing that could be seen is done before it is on disk.
 
-        ``after`` is called when an event and all its commands are done.
+        ``known`` is called when the machine has taken an event in, before anything is done about it, and ``after``
+        when all its commands are done.
 
         ``reached`` is told the points that a restart must survive, on both sides under the same names: to the one who
         speaks when the message has left, to the one who hears when everything it led to at once is done.
         """
-        self.session, self._after, self._reached = session, after, reached
+        self.session, self._known, self._after, self._reached = session, known, after, reached
         self._seller, self._parcels, self._perform, self._keep = seller, parcels, perform, keep
         self._kept: Begun[object] | None = None
         self._heard: tuple[type, ...] = get_args(FromOrchestrator if buying else FromGateway)
@@ -151,7 +153,9 @@ class Conversation:
                 event = await self._next()
                 if isinstance(event, Connected):
                     self._known_outbox = self._outbox
-                for command in self.session.handle(event, now_ms()):
+                commands = self.session.handle(event, now_ms())
+                self._known()
+                for command in commands:
                     await self._do(command)
                 self._after()
                 self._mark(event)

@@ -149,6 +149,7 @@ class JobRun:
 
     async def _reserve(self) -> Refusal | None:
         """Set the customer's money aside, and put the bid on disk with it. Raises Refused without that money."""
+        await trio.lowlevel.checkpoint()  # sellers are asked first, and have time to answer meanwhile
         row = self._c.jobs.row(self.job, self.client, self.bid, self._free)
         begun = await self._c.customers.begin_reserve(
             self.job_id, peer_text(self.client), self.job.limit, free=self._free, also=row

@@ -81,6 +81,7 @@ class Purchase:
             self._perform,
             self._keep,
             buying=True,
+            known=self._notice_taken,
             after=self._notice,
             reached=basket.reached,
         )
@@ -188,17 +189,20 @@ class Purchase:
             case commands.Close():
                 await self._close(command)
 
+    def _notice_taken(self) -> None:
+        """Tell that the seller has the job as soon as it says so; what it is paid for that may follow."""
+        if self.session.state in TAKEN and not self.accepted.is_set():
+            self._pace.taken(trio.current_time())
+            self.accepted.set()
+            self.decided.set()
+            self._news(News.AWARDED, wei=self.award.price)
+
     def _notice(self) -> None:
         """Tell what the machine has come to know."""
         self._changed.set()
         self._changed = trio.Event()
         record = self.session.record
         self._pace.saw((record.state, record.progress), trio.current_time())
-        if record.state in TAKEN and not self.accepted.is_set():
-            self._pace.taken(trio.current_time())
-            self.accepted.set()
-            self.decided.set()
-            self._news(News.AWARDED, wei=self.award.price)
         if record.seal is not None and self.sealed_at is None:
             self.sealed_at = self._pace.sealed_at = trio.current_time()
             self._news(News.SEALED, wei=record.price)

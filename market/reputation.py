@@ -236,10 +236,17 @@ class Views(Mapping[PeerId, View]):
         self._reputation, self._now = reputation, now
         self._loads, self._exposures, self._rtts = loads, exposures, rtts
         self._known = {*reputation.sellers(), *loads, *exposures, *rtts}
+        self._seen: dict[PeerId, View] = {}  # a bid without a limit is matched twice
 
     def __getitem__(self, seller: PeerId) -> View:
         if seller not in self._known:
             raise KeyError(seller)
+        view = self._seen.get(seller)
+        if view is None:
+            view = self._seen[seller] = self._look(seller)
+        return view
+
+    def _look(self, seller: PeerId) -> View:
         return self._reputation.view(
             seller,
             self._now,
