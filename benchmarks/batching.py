@@ -117,7 +117,7 @@ def run(say: Say) -> Report:
         place = Path(home)
         bench = DeviceBench(bundled(), place / "traces", 64, "cpu")
         results["bundled"] = _compare(say, "bundled", bench, REQUESTS, tuple(WAYS))
-        bench = DeviceBench(build(place / "saturating", SATURATING), place / "traces", 256, "cpu")
+        bench = DeviceBench(build(place / "saturating", SATURATING), place / "traces", 192, "cpu")
         results["saturating"] = _compare(say, "saturating", bench, SATURATED, ("one", "step"))
         if _has_cuda():
             folder = build(place / "large", STABLE_DIFFUSION, half=True)

@@ -39,7 +39,7 @@ class Size:
     vae: tuple[int, ...]
 
 
-SATURATING = Size(32, (96, 192, 256), 1, 128, 4, 2, 32, (32,) * 4)  # one request fills a CPU core
+SATURATING = Size(24, (96, 192, 256), 1, 128, 4, 2, 32, (32,) * 4)  # one request fills a CPU core
 STABLE_DIFFUSION = Size(64, (320, 640, 1280, 1280), 2, 768, 8, 12, 77, (128, 256, 512, 512))  # that of version 1.5
 
 

@@ -22,6 +22,11 @@ class BrokenOutput(Exception):
     """The model produced numbers that are no result: weights or number format are at fault, not the caller."""
 
 
+def out_of_memory(exc: Exception) -> bool:
+    """Whether a device was full. torch says so with a RuntimeError."""
+    return isinstance(exc, MemoryError) or (isinstance(exc, RuntimeError) and "out of memory" in str(exc).lower())
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """What one job gave."""

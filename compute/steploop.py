@@ -25,7 +25,7 @@ from compute.jobboard import BoardJob, JobBoard, State
 from compute.messages import Phase
 from compute.opendevice import in_thread
 from compute.openjob import OpenJob
-from compute.pipeline import Finished
+from compute.pipeline import Finished, out_of_memory
 
 if TYPE_CHECKING:
     from compute.device import Device
@@ -136,7 +136,7 @@ class StepLoop:
         try:
             self._told.finished(job, await self._on_device(partial(device.end, place)))
         except Exception as exc:  # whose fault it is, is judged elsewhere
-            await self._told.failed(job, exc, False)
+            await self._told.failed(job, exc, self._works(exc))
         self._models.release(job)
         return True
 
@@ -149,7 +149,7 @@ class StepLoop:
             place = await self._on_device(partial(device.begin, job.job_id, job.spec, job.files))
         except Exception as exc:
             self._models.release(job)
-            await self._told.failed(job, exc, False)
+            await self._told.failed(job, exc, self._works(exc))
             return True
         self._open[job.job_id] = job, place
         if len(self._open) > 1:
@@ -176,7 +176,7 @@ class StepLoop:
             await self._on_device(partial(self._advance, device, places, go_on))
         except Exception as exc:
             if len(sharing) == 1:
-                await self._fail(device, sharing[0], exc, works=False)
+                await self._fail(device, sharing[0], exc)
             else:
                 await self._one_by_one(device, sharing)
 
@@ -214,12 +214,16 @@ class StepLoop:
         for job_id, why in failed:
             await self._fail(device, job_id, why, works=len(failed) < len(sharing))
 
-    async def _fail(self, device: Device, job_id: bytes, exc: Exception, *, works: bool) -> None:
+    async def _fail(self, device: Device, job_id: bytes, exc: Exception, *, works: bool = False) -> None:
         job, place = self._open[job_id]
         self._leave(job)
         await self._on_device(partial(device.drop, place))
         self._models.release(job)
-        await self._told.failed(job, exc, works)
+        await self._told.failed(job, exc, works or self._works(exc))
+
+    def _works(self, exc: Exception) -> bool:
+        """Whether the others may go on after this: what was too large for the memory is gone with its job."""
+        return bool(self._open) and out_of_memory(exc)
 
 
 def _now_ms() -> int:

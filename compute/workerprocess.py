@@ -31,7 +31,7 @@ from compute.modeldesk import ModelDesk, words
 from compute.opendevice import MakeDevice, Settings, in_thread
 from compute.otherprocess import look_up, runs
 from compute.phases import Progress
-from compute.pipeline import BrokenOutput, Finished
+from compute.pipeline import BrokenOutput, Finished, out_of_memory
 from compute.spec import JobSpec
 from compute.steploop import StepLoop, Told
 from compute.tracestore import TraceStore
@@ -231,8 +231,8 @@ class WorkerProcess:
             case BrokenOutput() | Misconfigured():
                 self._fail(job, "BROKEN_MODEL", str(exc), passing=True)
             case MemoryError() | RuntimeError():  # torch reports a full device and a broken kernel as RuntimeError
-                full = isinstance(exc, MemoryError) or "out of memory" in str(exc).lower()
-                self._fail(job, "OUT_OF_MEMORY" if full else "DEVICE_FAILED", str(exc), passing=True)
+                code = "OUT_OF_MEMORY" if out_of_memory(exc) else "DEVICE_FAILED"
+                self._fail(job, code, str(exc), passing=True)
                 if not works:
                     await self._give_up(f"the device failed: {exc}", EXIT_DEVICE_FAILED)
             case _:  # model code is foreign: no input of a buyer may end the worker by a surprise in it

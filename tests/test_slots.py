@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from benchmarks.noop_worker import NoopWorker
+from benchmarks.noop_worker import MODEL, NoopWorker
+from compute.spec import JobShape
 from market.orchestrator import Orchestrator
 from tests.support.market_values import PIPELINE
 from tests.support.marketplace import marketplace
@@ -22,3 +23,20 @@ async def test_places_are_those_that_the_machine_has(tmp_path: Path, asked: int,
             offer = seller.offering.current(PIPELINE)
             assert offer is not None
             assert offer.slots == offered
+
+
+class Sharing(NoopWorker):
+    """Jobs that run at the same time slow each other down."""
+
+    def crowded_ms(self, shape: JobShape, jobs: int) -> int:
+        return self.capability().predict_ms(shape) * jobs
+
+
+async def test_a_promise_holds_when_every_place_is_taken(tmp_path: Path) -> None:
+    shape = JobShape(PIPELINE, MODEL, 64, 64, 4, True)
+    with trio.fail_after(30):
+        async with marketplace(tmp_path) as market:
+            machine = Sharing(step_s=0.1, slots=8)
+            seller = (await market.orchestrator(2, 2_000_000, machine, slots=3)).role
+            assert isinstance(seller, Orchestrator)
+            assert seller._places(shape).run_ms == 3 * machine.capability().predict_ms(shape)
