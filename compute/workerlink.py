@@ -17,6 +17,7 @@ from compute import messages as m
 from compute.batching import MAX_OPEN, crowded, fitting
 from compute.capability import Capability
 from compute.digestcache import DigestCache
+from compute.opendevice import in_thread
 from compute.served import Served, read_folders
 from compute.shelf import NO_ROOM, Place
 from compute.spec import Artifact, JobShape, JobSpec
@@ -102,7 +103,7 @@ class Worker:
 
         Raises Misconfigured for a model folder that cannot be served, or a device that is not there.
         """
-        served = await trio.to_thread.run_sync(self._serve)
+        served: Served = await in_thread(self._serve)  # given up when the node ends: a pull may take long
         config = self._config = replace(self._config, models=served.folders)
         self._pinned |= served.pinned
         self._capability = Capability(

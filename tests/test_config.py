@@ -51,6 +51,9 @@ def test_lists_come_from_the_environment_by_commas(monkeypatch: pytest.MonkeyPat
         ({"http": "8080"}, "HOST:PORT"),
         ({"http": "0.0.0.0:8080"}, "not on loopback"),
         ({"local_port": 65535}, "local-port"),
+        ({"shelf": {"memory": "lots"}}, "is no size"),
+        ({"shelf": {"memory": "-1"}}, "is no size"),
+        ({"shelf": {"no_such": 1}}, "no-such"),
         ({"no_such_setting": 1}, "no-such-setting"),
     ],
 )
@@ -59,6 +62,16 @@ def test_a_wrong_setting_is_one_line(flags: dict[str, object], says: str) -> Non
         load_config(**flags)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_sizes_read_as_people_write_them_and_a_flag_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PASAR_SHELF__MEMORY", "1.5GB")
+    monkeypatch.setenv("PASAR_SHELF__DISK", "500mb")
+    shelf = load_config(shelf={"pulls": True}).shelf
+    assert (shelf.memory, shelf.disk, shelf.pulls) == (1_500_000_000, 500_000_000, True)
+    assert load_config(shelf={"memory": "7"}).shelf.memory == 7
+    monkeypatch.setenv("PASAR_MODELS", "tiny, org/name")
+    assert load_config().models == ("tiny", "org/name")
 
 
 def test_there_are_at_most_twenty_settings() -> None:
