@@ -38,9 +38,17 @@ def told(made: Example) -> str:
     if len(made.things) == 1:
         return f"{_named(made.things[0])} {_PLACES[made.things[0].position]} {ground}"
     if len(made.things) == 2:
-        return f"{_named(made.things[0])} {made.relation} {_named(made.things[1])} {ground}"
+        one, relation, two = _from_the_top_left(made)
+        return f"{_named(one)} {relation} {_named(two)} {ground}"
     first, second, third = (article(f"{thing.colour} {thing.shape}") for thing in made.things)
     return f"{first}, {second} and {third} {ground}"
+
+
+def _from_the_top_left(made: Example) -> tuple[Thing, str, Thing]:
+    """The two things in the order of reading, and their relation in it."""
+    one, two = made.things
+    turned = {"below": "above", "to the right of": "to the left of"}.get(made.relation)
+    return (two, turned, one) if turned else (one, made.relation, two)
 
 
 def _named(thing: Thing) -> str:
