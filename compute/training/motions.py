@@ -165,15 +165,16 @@ def _shapes(rng: Random) -> Clip:
 
 def _landscape(rng: Random) -> Clip:
     """Sun or moon sets, the boat sails, or a shape in the sky drifts, whichever there is."""
-    for _ in range(3):
+    wanted = ("boat", "ship") if rng.random() < 0.5 else ("sun", "moon", "boat", "ship")  # boats are rare by themselves
+    for _ in range(8):
         made = scenes.landscape(rng)
-        movable = [part for part in made.parts if any(name in part[0] for name in ("sun", "moon", "boat", "ship"))]
+        movable = [part for part in made.parts if any(name in part[0] for name in wanted)]
         if movable:
             break
     still = Clip("", made.canvas, Motion(), day=made.sky == "day")
     if not movable:
         return still
-    words, marks = rng.choice([*movable, movable[-1]])  # a boat is the last part
+    words, marks = rng.choice(movable)
     first = made.canvas.marks.index(marks[0])
     still = replace(still, first=first, last=first + len(marks))
     text, motion = _sets(rng, "moon" in words) if "sun" in words or "moon" in words else _sails(rng, words)
