@@ -13,7 +13,7 @@ from typing import Any
 from compute.catalog import ModelEntry, entry_name, kind_of, licence_of, weights_digest
 from compute.digestcache import DigestCache
 from compute.flaws import BadModel, Flaw
-from compute.spec import AUDIO_TO_TEXT, IMAGE_TO_TEXT, SEGMENT_ANYTHING
+from compute.spec import AUDIO_TO_TEXT, IMAGE_TO_TEXT, SEGMENT_ANYTHING, UPSCALE
 from compute.strictfolder import StrictFolder, own_words
 
 PICTURE_SIDE, PICTURE_BYTES = 4096, 16 * 2**20
@@ -35,6 +35,7 @@ KINDS = {
     "pasar-ears": _HEARS,
     "WhisperForConditionalGeneration": _HEARS,
     "VisionEncoderDecoderModel": Kind(IMAGE_TO_TEXT, side=PICTURE_SIDE, input=PICTURE_BYTES),
+    "pasar-doubler": Kind(UPSCALE, side=PICTURE_SIDE, input=PICTURE_BYTES),
     "SamModel": Kind(SEGMENT_ANYTHING, side=PICTURE_SIDE, input=PICTURE_BYTES),
 }
 

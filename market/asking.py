@@ -22,6 +22,7 @@ from compute.spec import (
     MAX_OPTIONS,
     SEGMENT_ANYTHING,
     TEXT_TO_IMAGE,
+    UPSCALE,
     Input,
     Option,
 )
@@ -31,8 +32,9 @@ from p2p.errors import Misconfigured
 PICTURES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 SOUNDS = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
 UNMEASURED_MS = 600_000  # what a sound is taken for whose header we do not read: its price is a bound, not its length
-ON_PICTURES = frozenset({IMAGE_TO_TEXT, SEGMENT_ANYTHING})
+ON_PICTURES = frozenset({IMAGE_TO_TEXT, SEGMENT_ANYTHING, UPSCALE})
 SERVED = frozenset({TEXT_TO_IMAGE, AUDIO_TO_TEXT, *ON_PICTURES})
+FACTORS = {"": 2, "2": 2, "4": 4}  # of what is made larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,11 @@ def ask(pipeline: str, wish: Wish, file: Path | None, options: Sequence[str]) ->
     if file is None:
         raise Misconfigured(f"file: {pipeline} works on a file; name it with --file")
     data = _read(file)
-    told = _picture(wish, data) if pipeline in ON_PICTURES else _sound(wish, data, file.suffix.lower())
+    told = (
+        _picture(wish, data, _factor(pipeline, wish))
+        if pipeline in ON_PICTURES
+        else _sound(wish, data, file.suffix.lower())
+    )
     return Asked(replace(told, steps=1, guidance=0), (data,))
 
 
@@ -83,12 +89,25 @@ def _read(file: Path) -> bytes:
         raise Misconfigured(f"file: {file} cannot be read: {exc.strerror}") from exc
 
 
-def _picture(wish: Wish, data: bytes) -> Wish:
+def _factor(pipeline: str, wish: Wish) -> int:
+    """How many times larger the result is than the picture."""
+    if pipeline != UPSCALE:
+        return 1
+    told = next((option.value for option in wish.options if option.name == "factor"), "")
+    if told not in FACTORS:
+        raise Misconfigured(f"set: factor is 2 or 4, not {told[:16]!r}")
+    return FACTORS[told]
+
+
+def _picture(wish: Wish, data: bytes, larger: int) -> Wish:
     header = claimed(data)
     if header is None:
         raise Misconfigured("file: neither PNG, JPEG nor WebP")
     return replace(
-        wish, width=header.width, height=header.height, inputs=(_input(PICTURES.get(header.format, "image/png"), data),)
+        wish,
+        width=header.width * larger,
+        height=header.height * larger,
+        inputs=(_input(PICTURES.get(header.format, "image/png"), data),),
     )
 
 

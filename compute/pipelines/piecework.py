@@ -98,12 +98,12 @@ def trial_spec(shape: JobShape, files: Sequence[bytes], media_type: str, **optio
     return JobSpec(shape, "", "", 0, 0, bytes(16), inputs, asked)
 
 
-def trial_picture(shape: JobShape, **options: str) -> tuple[JobSpec, tuple[bytes, ...]]:
-    """The same on a gray picture of 64 x 64."""
+def trial_picture(shape: JobShape, larger: int = 1, **options: str) -> tuple[JobSpec, tuple[bytes, ...]]:
+    """The same on a gray picture of 64 x 64, the result so many times larger."""
     out = io.BytesIO()
     Image.new("RGB", (TRIAL_SIDE, TRIAL_SIDE), (128, 128, 128)).save(out, format="PNG")
     files = (out.getvalue(),)
-    asked = replace(shape, width=TRIAL_SIDE, height=TRIAL_SIDE, length=0, input_bytes=len(files[0]))
+    asked = replace(shape, width=TRIAL_SIDE * larger, height=TRIAL_SIDE * larger, length=0, input_bytes=len(files[0]))
     return trial_spec(asked, files, "image/png", **options), files
 
 

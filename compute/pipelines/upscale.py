@@ -7,7 +7,7 @@ picture and no seam shows. Runs inside a worker; knows no file format, no job id
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,10 +19,18 @@ from torch import nn
 from torch.nn import functional
 
 from compute.capability import Dtype
-from compute.imagefile import PictureLimits
+from compute.imagefile import PictureLimits, read_picture
 from compute.nets.weights import TORCH_DTYPE, fill
-from compute.pipeline import BrokenOutput
-from compute.spec import UPSCALE, Artifact
+from compute.pipeline import BrokenOutput, Turn
+from compute.pipelines.piecework import (
+    Piecework,
+    check_options,
+    check_size,
+    one_by_one,
+    only,
+    trial_picture,
+)
+from compute.spec import UPSCALE, Artifact, JobShape, JobSpec
 from p2p.errors import Refused
 
 FACTORS = (2, 4)
@@ -70,6 +78,23 @@ class Upscale:
         net = Doubler()
         fill(net, folder / WEIGHTS, device=device, dtype=dtype)
         return cls(net, device, dtype)
+
+    def open(self, spec: JobSpec, files: Sequence[bytes]) -> Piecework:
+        """Read the picture; option ``factor``, 2 or 4. Raises Refused unless the result has its priced size."""
+        check_options(spec, "factor")
+        factor = {"": 2, "2": 2, "4": 4}.get(spec.option("factor"), 0)
+        picture = np.asarray(read_picture(only(files), LIMITS))
+        check(picture, factor)
+        check_size(spec.shape, picture.shape[1] * factor, picture.shape[0] * factor)
+        return Piecework(lambda progress: artifacts(self.enlarge(picture, factor, progress)))
+
+    def step_together(self, turns: Sequence[Turn[Piecework]]) -> list[Any]:
+        """One job after the other."""
+        return one_by_one(turns)
+
+    def trial(self, shape: JobShape) -> tuple[JobSpec, tuple[bytes, ...]]:
+        """A gray picture made twice as large: what a first measure is taken of."""
+        return trial_picture(shape, larger=2, factor="2")
 
     @torch.inference_mode()
     def enlarge(self, picture: Pixels, factor: int, told: Callable[[int, int], None] = lambda done, of: None) -> Pixels:
