@@ -59,11 +59,10 @@ def ask(pipeline: str, wish: Wish, file: Path | None, options: Sequence[str]) ->
     if file is None:
         raise Misconfigured(f"file: {pipeline} works on a file; name it with --file")
     data = _read(file)
-    told = (
-        _picture(wish, data, _factor(pipeline, wish))
-        if pipeline in ON_PICTURES
-        else _sound(wish, data, file.suffix.lower())
-    )
+    if pipeline in ON_PICTURES:
+        told = _picture(wish, data, _factor(pipeline, wish))
+    else:
+        told = _sound(wish, data, file.suffix.lower())
     return Asked(replace(told, steps=1, guidance=0), (data,))
 
 
@@ -103,12 +102,8 @@ def _picture(wish: Wish, data: bytes, larger: int) -> Wish:
     header = claimed(data)
     if header is None:
         raise Misconfigured("file: neither PNG, JPEG nor WebP")
-    return replace(
-        wish,
-        width=header.width * larger,
-        height=header.height * larger,
-        inputs=(_input(PICTURES.get(header.format, "image/png"), data),),
-    )
+    file = _input(PICTURES.get(header.format, "image/png"), data)
+    return replace(wish, width=header.width * larger, height=header.height * larger, inputs=(file,))
 
 
 def _sound(wish: Wish, data: bytes, suffix: str) -> Wish:

@@ -31,10 +31,7 @@ MAX_FILE = 2**31
 @app.command()
 def bid(
     pipeline: Annotated[
-        str,
-        typer.Argument(
-            help="What kind of work: text-to-image, image-to-text, segment-anything, upscale, audio-to-text."
-        ),
+        str, typer.Argument(help="text-to-image, image-to-text, segment-anything, upscale or audio-to-text.")
     ],
     prompt: Annotated[str | None, typer.Option(help="What the picture shows.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt.")] = None,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import trio
+from PIL import Image, ImageDraw
 
 from compute.capability import ModelCapability
+from compute.imagefile import read_picture
 from compute.modelfolder import bundled
 from compute.spec import AUDIO_TO_TEXT, Input, JobShape, JobSpec, Option, Verification
 from compute.workerchild import WorkerConfig
@@ -61,3 +64,39 @@ async def test_a_worker_hears(tmp_path: Path) -> None:
                     await worker.generate(job_id(name), spec, lambda step: None, (file,))
                 assert refused.value.code == code
             nursery.cancel_scope.cancel()
+
+
+async def test_a_worker_enlarges_and_describes(tmp_path: Path) -> None:
+    models = (bundled("tiny-upscaler"), bundled("tiny-describer"))
+    worker = Worker(WorkerConfig(tmp_path / "node", models, device="cpu", threads=1))
+    picture = circle()
+    with trio.fail_after(180):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(worker.run)
+            upscaler, describer = worker.capability().models
+            large = await worker.generate(job_id("a"), seen(upscaler, picture, 128), lambda step: None, (picture,))
+            assert read_picture(large.artifacts[0].data).size == (128, 128)
+            words = await worker.generate(job_id("b"), seen(describer, picture, 64), lambda step: None, (picture,))
+            assert "red" in json.loads(words.artifacts[0].data)["text"]
+            for name, spec, file, code in (
+                ("c", seen(upscaler, picture, 64), picture, "BAD_INPUT"),
+                ("d", seen(describer, picture[:99], 64), picture[:99], "BAD_PICTURE"),
+            ):
+                with pytest.raises(Refused) as refused:
+                    await worker.generate(job_id(name), spec, lambda step: None, (file,))
+                assert refused.value.code == code
+            nursery.cancel_scope.cancel()
+
+
+def seen(entry: ModelCapability, picture: bytes, side: int) -> JobSpec:
+    shape = JobShape(
+        entry.pipeline, entry.model, side, side, 1, False, verification=Verification.RECEIPT, input_bytes=len(picture)
+    )
+    return JobSpec(shape, "", "", 0, 0, bytes(16), (Input("image/png", len(picture), sha256(picture).digest()),))
+
+
+def circle() -> bytes:
+    drawn, out = Image.new("RGB", (64, 64), "white"), io.BytesIO()
+    ImageDraw.Draw(drawn).ellipse((16, 16, 48, 48), fill=(220, 20, 20))
+    drawn.save(out, format="PNG")
+    return out.getvalue()
