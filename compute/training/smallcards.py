@@ -18,8 +18,8 @@ def publish(name: str, export: Path, to: Path, standing: Standing) -> None:
     )
     (to / "README.md").write_text(card, encoding="utf-8")
     (to / "LICENSE.txt").write_text(LICENSE, encoding="utf-8")
-    for path in to.iterdir():
-        path.chmod(0o644)
+    for path in to.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 _COMMON: Final = """\
