@@ -30,7 +30,7 @@ def image_to_video(say: Say) -> Found:
     from compute.pipelines.image_to_video import ImageToVideo, Wish
 
     mover = ImageToVideo.load(bundled(MOVER), device="cpu", dtype=Dtype.FP32)
-    found = motioncheck.rates(lambda still, prompt: list(mover.open(still, Wish(prompt)).frames()))
+    found = motioncheck.rates(lambda still, prompt: list(mover.take_apart(still, Wish(prompt)).frames()))
     goals = [
         goal("direction right", found["direction right"], ">=", 0.95),
         goal("amount right", found["amount right"], ">=", 0.90),

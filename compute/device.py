@@ -39,6 +39,7 @@ BUILT_IN = {
     "text-to-image": "compute.pipelines.text_to_image:TextToImage",
     "audio-to-text": "compute.pipelines.audio_to_text:AudioToText",
     "image-to-text": "compute.pipelines.image_to_text:ImageToText",
+    "image-to-video": "compute.pipelines.image_to_video:ImageToVideo",
     "upscale": "compute.pipelines.upscale:Upscale",
     "segment-anything": "compute.pipelines.segment_anything:SegmentAnything",
 }

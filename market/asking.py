@@ -18,6 +18,7 @@ from compute.spec import (
     AUDIO_TO_TEXT,
     DENOISED,
     IMAGE_TO_TEXT,
+    IMAGE_TO_VIDEO,
     MAX_INPUT,
     MAX_OPTIONS,
     SEGMENT_ANYTHING,
@@ -32,8 +33,9 @@ from p2p.errors import Misconfigured
 PICTURES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 SOUNDS = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
 UNMEASURED_MS = 600_000  # what a sound is taken for whose header we do not read: its price is a bound, not its length
-ON_PICTURES = frozenset({IMAGE_TO_TEXT, SEGMENT_ANYTHING, UPSCALE})
+ON_PICTURES = frozenset({IMAGE_TO_TEXT, SEGMENT_ANYTHING, UPSCALE, IMAGE_TO_VIDEO})
 SERVED = frozenset({TEXT_TO_IMAGE, AUDIO_TO_TEXT, *ON_PICTURES})
+FRAMES = 16  # of a clip, where nobody says how many: --frames
 FACTORS = {"": 2, "2": 2, "4": 4}  # of what is made larger
 
 
@@ -61,6 +63,8 @@ def ask(pipeline: str, wish: Wish, file: Path | None, options: Sequence[str]) ->
     data = _read(file)
     if pipeline in ON_PICTURES:
         told = _picture(wish, data, _factor(pipeline, wish))
+        if pipeline == IMAGE_TO_VIDEO:
+            told = replace(told, length=wish.length or FRAMES)
     else:
         told = _sound(wish, data, file.suffix.lower())
     return Asked(replace(told, steps=1, guidance=0), (data,))

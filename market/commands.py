@@ -30,12 +30,11 @@ MAX_FILE = 2**31
 
 @app.command()
 def bid(
-    pipeline: Annotated[
-        str, typer.Argument(help="text-to-image, image-to-text, segment-anything, upscale or audio-to-text.")
-    ],
+    pipeline: Annotated[str, typer.Argument(help="text-to-image, image-to-video, image-to-text, upscale, and more.")],
     prompt: Annotated[str | None, typer.Option(help="What the picture shows.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt.")] = None,
     file: Annotated[Path | None, typer.Option(help="The picture or sound that is worked on.")] = None,
+    frames: Annotated[int, typer.Option(help="Of a clip; 0: sixteen.", min=0)] = 0,
     option: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE: an option of the pipeline, as box=[8,8,40,40].")
     ] = None,
@@ -79,6 +78,7 @@ def bid(
         price_of_time=parse_wei(price_of_time) if price_of_time else None,
         prefer=prefer,
         wait=wait,
+        length=frames,
     )
     if limit and not wish.limit:
         raise Misconfigured("limit: a job for nothing is nobody's; leave the flag out to take twice the cheapest offer")

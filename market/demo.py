@@ -129,7 +129,7 @@ class _Demo:
         common = ("--log-json", "--network", self._network, "--rpc", rpc, "--bootstrap", bootstrap)
         async with trio.open_nursery() as starting:
             for number, price in enumerate(PRICES, 1):
-                seller = ("--role", "orchestrator", "--price", str(price), "--model", "tiny")
+                seller = ("--role", "orchestrator", "--price", str(price))
                 child = await stage.start(nursery, f"orchestrator-{number}", *seller, *common)
                 starting.start_soon(self._say_ready, child, price)
             gateway = await stage.start(nursery, "gateway", "--role", "gateway", *common)

@@ -81,7 +81,7 @@ class QuoteDesk:
         if award.slices:
             return BAD_INPUT, "nothing on offer here is paid in slices"
         if award.inputs != refs_of(award.spec):
-            return OTHER_BODY, "the inputs differ from those of the job"
+            return BAD_INPUT, "the inputs differ from those of the job"
         agreed = (quote.price, quote.finish_by_ms, quote.late_rate, quote.settlement, hold.shape)
         asked = (award.price, award.finish_by_ms, award.late_rate, award.settlement, award.spec.shape)
         if agreed != asked:

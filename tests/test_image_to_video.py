@@ -60,7 +60,7 @@ def test_the_stills_of_the_check_are_kept_out_of_training() -> None:
 
 @BUNDLED
 def test_stills_move_as_they_are_told(model: ImageToVideo) -> None:
-    found = motioncheck.rates(lambda still, prompt: list(model.open(still, Wish(prompt, frames=8)).frames()))
+    found = motioncheck.rates(lambda still, prompt: list(model.take_apart(still, Wish(prompt, frames=8)).frames()))
     assert found["direction right"] >= 0.95
     assert found["amount right"] >= 0.85
     assert found["first frame, dB at least"] >= 40
@@ -71,9 +71,9 @@ def test_stills_move_as_they_are_told(model: ImageToVideo) -> None:
 @pytest.mark.parametrize("motion", [name for name in MOTIONS if name.startswith(("pan", "zoom", "still"))])
 def test_a_setting_moves_as_its_sentence(model: ImageToVideo, motion: str) -> None:
     still = ASKED[14].frame(0.0)
-    by_name, by_word = model.open(still, Wish(motion=motion)), model.open(still, Wish(MOTIONS[motion]))
+    by_name, by_word = model.take_apart(still, Wish(motion=motion)), model.take_apart(still, Wish(MOTIONS[motion]))
     assert torch.equal(by_name.steering, by_word.steering)
-    twice = model.open(still, Wish(motion=motion, amount=2.0))
+    twice = model.take_apart(still, Wish(motion=motion, amount=2.0))
     assert torch.allclose(twice.steering, 2 * by_name.steering)
 
 
@@ -81,7 +81,7 @@ def test_a_setting_moves_as_its_sentence(model: ImageToVideo, motion: str) -> No
 def test_a_larger_still_keeps_its_pixels_and_its_sides(model: ImageToVideo) -> None:
     small = ASKED[0].frame(0.0)
     large = np.kron(small, np.ones((3, 3, 1), np.uint8))[:190, :170]
-    moving = model.open(large, Wish(ASKED[0].prompt, frames=4))
+    moving = model.take_apart(large, Wish(ASKED[0].prompt, frames=4))
     frames = list(moving.frames())
     assert all(frame.shape == large.shape for frame in frames)
     assert psnr(frames[0], large) >= 35
@@ -90,15 +90,15 @@ def test_a_larger_still_keeps_its_pixels_and_its_sides(model: ImageToVideo) -> N
 
 @BUNDLED
 def test_a_frame_can_be_made_alone_and_again(model: ImageToVideo) -> None:
-    moving = model.open(ASKED[1].frame(0.0), Wish(ASKED[1].prompt))
+    moving = model.take_apart(ASKED[1].frame(0.0), Wish(ASKED[1].prompt))
     assert np.array_equal(list(moving.frames())[7], moving.frame(7))
-    again = model.open(ASKED[1].frame(0.0), Wish(ASKED[1].prompt))
+    again = model.take_apart(ASKED[1].frame(0.0), Wish(ASKED[1].prompt))
     assert np.array_equal(again.frame(15), moving.frame(15))
 
 
 @BUNDLED
 def test_progress_is_told_and_work_ends_between_two_frames(model: ImageToVideo) -> None:
-    moving, heard = model.open(ASKED[0].frame(0.0), Wish("pan left", frames=3)), []  # type: ignore[var-annotated]
+    moving, heard = model.take_apart(ASKED[0].frame(0.0), Wish("pan left", frames=3)), []  # type: ignore[var-annotated]
     list(moving.frames(lambda done, of: heard.append((done, of))))
     assert heard == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
@@ -129,7 +129,7 @@ def test_a_still_out_of_bounds_is_refused(model: ImageToVideo) -> None:
     huge = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (100_000, 100_000, 3))
     for bad in (huge, good[:16], good[..., 0], good.astype(np.float32), good[..., :2]):
         with pytest.raises(Refused, match="BAD_PICTURE"):
-            model.open(bad, Wish("pan left"))
+            model.take_apart(bad, Wish("pan left"))
 
 
 @BUNDLED
@@ -137,7 +137,7 @@ def test_numbers_that_are_none_are_no_film(model: ImageToVideo) -> None:
     broken = ImageToVideo.load(bundled("tiny-mover"), device="cpu", dtype=Dtype.FP32)
     broken._splitter.conv_out.bias.fill_(float("nan"))
     with pytest.raises(BrokenOutput):
-        broken.open(ASKED[0].frame(0.0), Wish("pan left"))
+        broken.take_apart(ASKED[0].frame(0.0), Wish("pan left"))
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from market.job import Job
 from market.jobrun import JobRun
 from market.jobstore import JobStore
 from market.refusal import Code, Refusal
+from market.reputation import SET_ASIDE_MS
 from p2p.peer import PeerId
 from p2p.stream import MessageStream
 from tests.support.bookkeeping import customer_jobs
@@ -111,7 +112,7 @@ async def test_a_job_whose_only_seller_is_banned_ends_at_once(tmp_path: Path) ->
             seller = await HostileSeller.join(market, SELLER, nursery, lose)
             client, _ = await market.client(CLIENT)
             await trio.sleep(0.1)
-            got = await ask(market, client, gateway.key.peer, deadline_ms=300_000)
+            got = await ask(market, client, gateway.key.peer, deadline_ms=SET_ASIDE_MS - 5000)  # not longer than that
             assert isinstance(got, JobFailed)
             assert got.code == Code.FAILED.value
             assert "banned" in got.hint
@@ -172,7 +173,9 @@ async def test_what_a_late_acceptance_cost_is_written_down(tmp_path: Path) -> No
         PIPELINE,
         Random(1).randbytes,
     )
-    run = JobRun(cast(Any, SimpleNamespace(jobs=SimpleNamespace(put=put))), b"j" * 32, stranger(1), bid, free=True)
+    run = JobRun(
+        cast(Any, SimpleNamespace(jobs=SimpleNamespace(put=put), inputs=None)), b"j" * 32, stranger(1), bid, free=True
+    )
     run.job = run.job.award(stranger(2), 0).end(1, jobwire.SILENT)
     over = trio.Event()
     late = SimpleNamespace(

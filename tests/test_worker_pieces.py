@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from p2p.errors import Refused
 from tests.support.job_specs import job_id
 
 pytest.importorskip("torch")
+av = pytest.importorskip("av")
 pytestmark = pytest.mark.live
 SPEECH = Path(__file__).parent / "vectors" / "speech"
 
@@ -67,17 +69,21 @@ async def test_a_worker_hears(tmp_path: Path) -> None:
 
 
 async def test_a_worker_enlarges_and_describes(tmp_path: Path) -> None:
-    models = (bundled("tiny-upscaler"), bundled("tiny-describer"))
+    models = (bundled("tiny-upscaler"), bundled("tiny-describer"), bundled("tiny-mover"))
     worker = Worker(WorkerConfig(tmp_path / "node", models, device="cpu", threads=1))
     picture = circle()
     with trio.fail_after(180):
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run)
-            upscaler, describer = worker.capability().models
+            upscaler, describer, mover = worker.capability().models
             large = await worker.generate(job_id("a"), seen(upscaler, picture, 128), lambda step: None, (picture,))
             assert read_picture(large.artifacts[0].data).size == (128, 128)
             words = await worker.generate(job_id("b"), seen(describer, picture, 64), lambda step: None, (picture,))
             assert "red" in json.loads(words.artifacts[0].data)["text"]
+            film = await worker.generate(job_id("f"), moved(mover, picture), lambda step: None, (picture,))
+            assert film.artifacts[0].media_type == "video/mp4"
+            with av.open(io.BytesIO(film.artifacts[0].data)) as source:
+                assert sum(1 for _ in source.decode(video=0)) == 6
             for name, spec, file, code in (
                 ("c", seen(upscaler, picture, 64), picture, "BAD_INPUT"),
                 ("d", seen(describer, picture[:99], 64), picture[:99], "BAD_PICTURE"),
@@ -93,6 +99,11 @@ def seen(entry: ModelCapability, picture: bytes, side: int) -> JobSpec:
         entry.pipeline, entry.model, side, side, 1, False, verification=Verification.RECEIPT, input_bytes=len(picture)
     )
     return JobSpec(shape, "", "", 0, 0, bytes(16), (Input("image/png", len(picture), sha256(picture).digest()),))
+
+
+def moved(entry: ModelCapability, picture: bytes) -> JobSpec:
+    still = seen(entry, picture, 64)
+    return replace(still, shape=replace(still.shape, length=6), options=(Option("motion", "pan-left"),))
 
 
 def circle() -> bytes:

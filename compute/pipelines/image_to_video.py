@@ -8,8 +8,8 @@ worker; knows no job id, no socket and no price.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -21,11 +21,21 @@ from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from compute.capability import Dtype
-from compute.imagefile import PictureLimits
+from compute.imagefile import PictureLimits, read_picture
 from compute.nets.layering import Layers, Splitter, compose, layers, sharpened
 from compute.nets.weights import TORCH_DTYPE, fill
-from compute.pipeline import BrokenOutput
-from compute.spec import IMAGE_TO_VIDEO, Artifact
+from compute.pipeline import BrokenOutput, Turn
+from compute.pipelines.piecework import (
+    Piecework,
+    Progress,
+    check_options,
+    check_size,
+    number,
+    one_by_one,
+    only,
+    trial_picture,
+)
+from compute.spec import IMAGE_TO_VIDEO, Artifact, JobShape, JobSpec
 from p2p.errors import Misconfigured, Refused
 
 MIN_SIDE, MAX_SIDE = 32, 1024
@@ -104,8 +114,30 @@ class ImageToVideo:
         fill(splitter, folder / "splitter" / "model.safetensors", device=device, dtype=dtype)
         return cls(tokenizer, text.to(device).eval(), splitter, device, dtype)
 
+    def open(self, spec: JobSpec, files: Sequence[bytes]) -> Piecework:
+        """Read the still and how it moves: the prompt, and options ``motion``, ``amount``, ``fps``. Raises Refused."""
+        check_options(spec, "amount", "fps", "motion")
+        amount, fps = number(spec, "amount", 1.0), number(spec, "fps", FPS)
+        wish = Wish(spec.prompt, spec.option("motion"), amount, spec.shape.length)
+        still = np.asarray(read_picture(only(files), LIMITS))
+        height, width = check(still)
+        check_size(spec.shape, width, height)
+
+        def work(progress: Progress) -> tuple[Artifact, ...]:
+            return artifacts(mp4(self.take_apart(still, wish).frames(progress), int(fps)))
+
+        return Piecework(work)
+
+    def step_together(self, turns: Sequence[Turn[Piecework]]) -> list[Any]:
+        """One job after the other."""
+        return one_by_one(turns)
+
+    def trial(self, shape: JobShape) -> tuple[JobSpec, tuple[bytes, ...]]:
+        """Four frames of a gray still: what a first measure is taken of."""
+        return trial_picture(replace(shape, length=4), motion="pan-left")
+
     @torch.inference_mode()
-    def open(self, picture: Pixels, wish: Wish) -> Moving:
+    def take_apart(self, picture: Pixels, wish: Wish) -> Moving:
         """Take a still apart. Raises Refused for a still out of bounds, BrokenOutput."""
         height, width = check(picture)
         still = torch.from_numpy(np.array(picture)).to(self._device).permute(2, 0, 1)[None]

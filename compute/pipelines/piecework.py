@@ -7,6 +7,7 @@ came out. Knows no model.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -91,6 +92,18 @@ def check_options(spec: JobSpec, *known: str) -> None:
             raise Refused("BAD_INPUT", f"no option {option.name[:32]!r} here; there are {there}")
 
 
+def number(spec: JobSpec, name: str, default: float) -> float:
+    """The value of an option that is a number. Raises Refused for one that is none, or not finite."""
+    text = spec.option(name)
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise Refused("BAD_INPUT", f"{name} is a number, not {text[:32]!r}")
+    return value
+
+
 def trial_spec(shape: JobShape, files: Sequence[bytes], media_type: str, **options: str) -> JobSpec:
     """A job of the device's own, on files that it made."""
     inputs = tuple(Input(media_type, len(data), sha256(data).digest()) for data in files)
@@ -103,7 +116,7 @@ def trial_picture(shape: JobShape, larger: int = 1, **options: str) -> tuple[Job
     out = io.BytesIO()
     Image.new("RGB", (TRIAL_SIDE, TRIAL_SIDE), (128, 128, 128)).save(out, format="PNG")
     files = (out.getvalue(),)
-    asked = replace(shape, width=TRIAL_SIDE * larger, height=TRIAL_SIDE * larger, length=0, input_bytes=len(files[0]))
+    asked = replace(shape, width=TRIAL_SIDE * larger, height=TRIAL_SIDE * larger, input_bytes=len(files[0]))
     return trial_spec(asked, files, "image/png", **options), files
 
 
