@@ -122,7 +122,7 @@ class Counter:
         """Work here, and let the clock go on by what it cost. Every step is looked at, so that it has its own time."""
         clock, started = trio.lowlevel.current_clock(), self._spent()
         assert isinstance(clock, trio.testing.MockClock)
-        self._loop.wake()
+        self._loop.interrupt()
         try:
             return work()
         finally:

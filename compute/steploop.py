@@ -77,8 +77,12 @@ class StepLoop:
 
     def wake(self) -> None:
         """Jobs came or were given up."""
-        self._changed = True
+        self.interrupt()
         self._news.set()
+
+    def interrupt(self) -> None:
+        """After the step under way it is looked at again who makes the next one."""
+        self._changed = True
 
     def expect(self, job_id: bytes, due: int) -> None:
         """A job that may be open should be done by then."""
@@ -86,7 +90,7 @@ class StepLoop:
 
     async def between_steps(self, work: Callable[[], Any]) -> Any:
         """Run something else on the device, as soon as the step under way is done."""
-        self._changed = True
+        self.interrupt()
         return await self._on_device(work)
 
     async def run(self, device: Device) -> None:
