@@ -18,6 +18,10 @@ AnyRun = TypeVar("AnyRun")
 Turn: TypeAlias = tuple[AnyRun, Any, int]  # a job's run, its latents, the index of the step that it makes next
 
 
+class Cancelled(Exception):
+    """Raised out of a progress callback: the work ends here and the model stays loaded."""
+
+
 class BrokenOutput(Exception):
     """The model produced numbers that are no result: weights or number format are at fault, not the caller."""
 

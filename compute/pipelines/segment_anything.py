@@ -128,8 +128,9 @@ class SegmentAnything:
 
     name = SEGMENT_ANYTHING
 
-    def __init__(self, model: Any, mean: Sequence[float], deviation: Sequence[float]) -> None:
+    def __init__(self, model: Any, mean: Sequence[float], deviation: Sequence[float], *, padded: bool = True) -> None:
         self._model, self._mean, self._deviation = model, np.float32(mean), np.float32(deviation)
+        self._padded = padded
         self._side = int(model.config.vision_config.image_size)
 
     @classmethod
@@ -145,7 +146,7 @@ class SegmentAnything:
                 raise ValueError("the model's pictures are out of bounds")
         except BAD_FILES as exc:
             raise Misconfigured(f"{folder} cannot be loaded: {type(exc).__name__}: {exc}") from exc
-        return cls(model.to(device).eval(), mean, deviation)
+        return cls(model.to(device).eval(), mean, deviation, padded=told.get("do_pad") is not False)
 
     def open(self, spec: JobSpec, files: Sequence[bytes]) -> Piecework:
         """Read picture and prompts: options ``points``, ``labels`` and ``box``, see ``read_prompt``. Raises Refused."""
@@ -177,7 +178,7 @@ class SegmentAnything:
         return tuple(found)
 
     def _see(self, picture: Image.Image) -> Any:
-        """The picture with its longer side as the model wants it, in the top left of a square."""
+        """The picture as the square that the model wants: in its top left, or (a model without padding) all over it."""
         width, height = self._fitted(picture.size)
         small = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
         square: Any = np.zeros((self._side, self._side, 3), np.float32)
@@ -186,13 +187,13 @@ class SegmentAnything:
         return torch.from_numpy(square).permute(2, 0, 1)[None].to(weights.device, weights.dtype)
 
     def _fitted(self, size: tuple[int, int]) -> tuple[int, int]:
+        if not self._padded:
+            return self._side, self._side
         scale = self._side / max(size)
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
     def _answer(self, seen: Any, prompt: Prompt, size: tuple[int, int]) -> Segmented:
-        told = self._model(
-            image_embeddings=seen, multimask_output=False, **self._asked(prompt, self._side / max(size), seen)
-        )
+        told = self._model(image_embeddings=seen, multimask_output=False, **self._asked(prompt, size, seen))
         logits = told.pred_masks[0, 0].float()
         if not bool(torch.isfinite(logits).all()):
             raise BrokenOutput("the mask is not finite")
@@ -202,16 +203,17 @@ class SegmentAnything:
         mask = (whole[0, 0] > 0).cpu().numpy()
         return Segmented(mask, round(min(1.0, max(0.0, told.iou_scores.float().item())), 4), box_of(mask))
 
-    def _asked(self, prompt: Prompt, scale: float, seen: Any) -> dict[str, Any]:
+    def _asked(self, prompt: Prompt, size: tuple[int, int], seen: Any) -> dict[str, Any]:
         """The prompt in the model's own pixels."""
+        across, down = (self._side / (max(size) if self._padded else side) for side in size)
         asked: dict[str, Any] = {}
         if prompt.points:
-            places = [[point.x * scale, point.y * scale] for point in prompt.points]
+            places = [[point.x * across, point.y * down] for point in prompt.points]
             asked["input_points"] = seen.new_tensor([[places]])
             asked["input_labels"] = torch.tensor([[[int(p.inside) for p in prompt.points]]], device=seen.device)
         if prompt.box is not None:
             box = prompt.box
-            edges = [edge * scale for edge in (box.left, box.top, box.right, box.bottom)]
+            edges = [box.left * across, box.top * down, box.right * across, box.bottom * down]
             asked["input_boxes"] = seen.new_tensor([[edges]])
         return asked
 

@@ -147,6 +147,7 @@ def export(model: Any, folder: Path) -> None:
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder, safe_serialization=True)
     SamImageProcessorPil(
+        do_pad=False,  # it was taught whole squares: other pictures are stretched to one
         size={"longest_edge": SIDE}, mask_size={"longest_edge": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3,
         pad_size={"height": SIDE, "width": SIDE}, mask_pad_size={"height": SIDE, "width": SIDE},
     ).save_pretrained(folder)  # fmt: skip
