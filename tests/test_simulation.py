@@ -30,8 +30,8 @@ FOUND_AT = {
     "a_key_given_before_it_is_paid": 27,
     "a_deadline_forgotten": 6,
     "a_payment_signed_anew_after_a_restart": 22,
-    "a_cancel_booked_for_less_than_it_cost": 18,
-    "a_deadline_ahead_of_what_came_before_it": 6,
+    "a_cancel_booked_for_less_than_it_cost": 70,
+    "a_deadline_ahead_of_what_came_before_it": 26,
 }
 
 
