@@ -84,7 +84,7 @@ class JobShape:
             raise ValueError(f"sides are multiples of {SIDE_STEP} pixels")
         least, most = min(self.width, self.height), max(self.width, self.height)
         if self.pipeline in DENOISED and not MIN_SIDE <= least <= most <= MAX_DENOISED_SIDE:
-            raise ValueError(f"sides are {MIN_SIDE} to {MAX_DENOISED_SIDE} pixels")
+            raise ValueError(f"sides are {MIN_SIDE} to {MAX_DENOISED_SIDE} pixels, not {self.width} x {self.height}")
 
     @property
     def units(self) -> int:

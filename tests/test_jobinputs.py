@@ -44,7 +44,13 @@ class Reader(NoopWorker):
         self._capability = Capability(models, self._capability.slots)
 
     async def generate(
-        self, job_id: bytes, spec: JobSpec, on_step: Callable[[Step], None], files: Sequence[bytes] = ()
+        self,
+        job_id: bytes,
+        spec: JobSpec,
+        on_step: Callable[[Step], None],
+        files: Sequence[bytes] = (),
+        *,
+        due_ms: int = 0,
     ) -> JobResult:
         self.read.append(tuple(files))
         return await super().generate(job_id, spec, on_step, files)
