@@ -105,7 +105,7 @@ def test_js_libp2p_joins_verifies_an_offer_and_finds_its_seller(market: LocalMar
         assert script.did("subscribed")["mesh"] == [gateway["peer_id"]]
         seller = market.role("orchestrator").ready()
         offer = script.did("verified")
-        assert (offer["kind"], offer["version"], offer["network"]) == ("offer", 1, "main")
+        assert (offer["kind"], offer["version"], offer["network"]) == ("offer", 2, "main")
         assert offer["seller"] == offer["author"] == seller["peer_id"]
         assert offer["models"]
         assert int(offer["price"]) > 0
