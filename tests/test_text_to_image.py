@@ -276,7 +276,7 @@ def test_a_load_beside_a_job_changes_no_byte_of_it(tmp_path: Path, folder: Path,
     spec, loads = spec_for(folder, steps=6), 0
 
     def draw() -> tuple[object, bytes]:
-        done = device.run(JOB, spec, lambda step, eta_ms: None)
+        done = run_alone(device, JOB, spec)
         return done.artifacts, done.trace_root
 
     alone, over = draw(), threading.Event()
