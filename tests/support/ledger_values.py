@@ -80,7 +80,8 @@ class SyncJournal:
 
     @property
     def secret(self) -> bytes:
-        return self.database.secret
+        """Always the same, so that the same tickets win in every run: a story that hypothesis tells again must be one."""
+        return b"s" * len(self.database.secret)
 
     async def write(self, fn: Callable[[Transaction], T]) -> T:
         return self.database.run(fn)
