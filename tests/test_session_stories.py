@@ -279,6 +279,14 @@ def test_a_seal_that_was_on_its_way_at_the_deadline_is_nobodys_fault() -> None:
     story.at(60_000 - 5) >> wire.Closure(JOB, 1, wire.DEADLINE) << [cmd.Close(wire.DEADLINE)]
 
 
+def test_a_payment_that_was_credited_while_the_attempt_closed_is_told() -> None:
+    story = Story(Selling()) >> ev.Connected() >> award() >> ev.AwardJudged(params=b"p")
+    story >> wire.Tickets(JOB, 1, ZERO, b"payment")
+    story.at(20_000) >> ev.Ticked()
+    assert story.machine.state is SellingState.CLOSED
+    story >> ev.PaymentJudged(ZERO, b"v0", 100) << [SEND(wire.TicketsVerdict(JOB, 1, ZERO, b"v0"))]
+
+
 def test_a_streamed_result_is_covered_slice_by_slice() -> None:
     to = award(slices=2)
     story = Story(Selling()) >> ev.Connected() >> to >> ev.AwardJudged(params=b"p")

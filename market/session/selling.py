@@ -124,6 +124,10 @@ class Selling(Seller):
             return said + self._work()
         return said + (self._earn(now) if r.state is S.SEALED and not need else [])
 
+    def _judged_late(self, judged: ev.PaymentJudged, now: int) -> list[Command]:
+        """What was credited while the attempt was closed is told all the same: it is its payer's credit."""
+        return self._say(TicketsVerdict(*self._name, judged.payment_id, judged.verdict))
+
     def _offer_params(self, offered: ev.ParamsOffered, now: int) -> list[Command]:
         """Fresh TicketParams for a payment that could not be signed under the old ones."""
         self._set(params=offered.params)
@@ -345,6 +349,7 @@ Selling.table = Table(
         Row(_OPEN, Resume, Selling._resume),
         Row(_OPEN, Tickets, Selling._credit),
         Row(_OPEN, ev.PaymentJudged, Selling._judged, (S.WORKING, S.RECEIPTING, S.DELIVERED)),
+        Row((S.CLOSED,), ev.PaymentJudged, Selling._judged_late),
         Row(_OPEN, ev.ParamsOffered, Selling._offer_params),
         Row((S.COVERING,), ev.BlobReceived, Selling._input, (S.WORKING,)),
         Row((S.WORKING,), ev.Stepped, Selling._step),

@@ -80,7 +80,7 @@ class SyncJournal:
 
     @property
     def secret(self) -> bytes:
-        """Always the same, so that the same tickets win in every run: a story that hypothesis tells again must be one."""
+        """Always the same: a story that hypothesis tells again must have the same tickets win."""
         return b"s" * len(self.database.secret)
 
     async def write(self, fn: Callable[[Transaction], T]) -> T:
