@@ -361,7 +361,8 @@ async def test_streams_of_ended_connections_are_given_back():
             await until(lambda: two.peer in beats[0]._watched and one.peer in beats[1]._watched)
             for beat in beats:
                 beat.suspect_all()
-            await until(lambda: all(w.stream is not None for beat in beats for w in beat._watched.values()))
+            # a question that met the last connection in its end is put again with the next beat only
+            await until(lambda: all(w.stream is not None for beat in beats for w in beat._watched.values()), 60)
             await (two if number % 2 else one).disconnect((one if number % 2 else two).peer)
             await until(lambda: not (one._outbound or two._outbound or one.connected() or two.connected()))
         nursery.cancel_scope.cancel()
