@@ -366,6 +366,9 @@ class Purchase:
         self.ended = replace(self.ended or Ended(close.code), cost=close.cost, paid=self.session.paid)
         self.log.info("purchase closed", code=self.ended.code, paid=self.session.paid, spent=close.cost)
         self.over.set()
+        if self.talk.attached:  # what it says of a payment may be right behind its close
+            with trio.move_on_after(LAST_VERDICT_S):
+                await self._until(lambda: self._all_settled)
         with trio.move_on_after(LATE_KEY_S):
             if self.session.record.paid and self.bought is None:
                 await self.deliver()
