@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("pasar", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pasar")
+
+# Two files at a time are run: the longest first, so that none is left alone at the end.
+LONGEST = ("test_simulation.py", "test_demo.py", "test_failures.py", "test_survival.py", "test_exit_codes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest files first; everything else stays in its order."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)

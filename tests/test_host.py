@@ -132,7 +132,7 @@ async def test_new_streams_take_the_newest_connection_and_sockets_are_watched():
         after = one.link(two.peer)
         assert after.dialled
         assert after.number != before.number
-        await until(lambda: len(two._swarm.get_connections()) == 1)
+        await until(lambda: all(len(host._swarm.get_connections()) == 1 for host in (one, two)))
         assert one.connected() == {two.peer}
         for host in (one, two):
             (connection,) = host._swarm.get_connections()

@@ -139,7 +139,11 @@ async def shared(worker: Worker, prompts: dict[bytes, str]) -> tuple[dict[bytes,
     steps: dict[bytes, list[int]] = {job: [] for job in prompts}
 
     async def one(job: bytes, prompt: str) -> None:
-        results[job] = await worker.generate(job, spec_for(worker, prompt), lambda step: steps[job].append(step.step))
+        def told(step: Step) -> None:
+            if not step.loading:  # told to whoever waits for the model, place or no place
+                steps[job].append(step.step)
+
+        results[job] = await worker.generate(job, spec_for(worker, prompt), told)
 
     async with trio.open_nursery() as nursery:
         for job, prompt in prompts.items():
