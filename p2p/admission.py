@@ -41,13 +41,6 @@ class RateLimit:
         self._forget(now)
         return allowed
 
-    def spend(self, key: Hashable, now: float, cost: float) -> None:
-        """Take ``cost`` from ``key``, also where it has less: it waits until that has come back."""
-        tokens, then = self._buckets.pop(key, (self.burst, now))
-        tokens = min(self.burst, tokens + max(0.0, now - then) * self.per_second)
-        self._buckets[key] = (max(-self.burst, tokens - cost), max(now, then))
-        self._forget(now)
-
     def _forget(self, now: float) -> None:
         """The oldest two at most, so that every call costs the same."""
         if len(self._buckets) > self.most_keys:

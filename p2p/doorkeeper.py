@@ -7,7 +7,7 @@ for all of them together bind everybody. Pure: time is ``now``; knows no socket 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -20,7 +20,9 @@ HANDSHAKES = 128  # under way from all addresses; one that has none under way ma
 CONNECTIONS_EACH = 64  # from one address: a household or a cloud host, not a swarm
 CONNECTIONS_SUBNET = 256  # from one /24 (/32 of IPv6)
 CONNECTIONS = 900  # above it the newest of the most crowded subnet leaves for one of a less crowded one
-PUNISHED = 20.0  # connections that an address may open less, for a peer that was graylisted there
+BARRED, BARRED_MOST = 2.0, 300.0  # seconds that an address waits when a peer was graylisted there: doubled each time
+FORGIVEN = 600.0  # seconds without another such peer after which it begins anew
+BARRED_KEPT = 4096  # addresses
 
 Evict = Callable[[], None]
 
@@ -40,6 +42,12 @@ class Visit:
     evict: Evict = field(default=_staying)
 
 
+@dataclass(slots=True)
+class _Bar:
+    until: float
+    length: float
+
+
 class Doorkeeper:
     """Counts visits by address and subnet. What it counts is exactly what is between ``enter`` and ``left``."""
 
@@ -49,6 +57,7 @@ class Doorkeeper:
         self._visits: dict[bytes, list[Visit]] = {}  # by subnet, in order of arrival
         self._inside: Counter[bytes] = Counter()
         self._shaking: Counter[bytes] = Counter()
+        self._barred: OrderedDict[bytes, _Bar] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(map(len, self._visits.values()))
@@ -88,13 +97,25 @@ class Doorkeeper:
             self._visits.pop(visit.subnet, None)
 
     def punish(self, ip: str, now: float) -> None:
-        """Somebody at this address was graylisted. A key costs nothing, so its next one waits for its turn."""
+        """Somebody at this address was graylisted. A key costs nothing, so its next one waits, longer each time.
+
+        Whoever else is connected from there stays.
+        """
         try:
             visit = self._visit(ip_address(ip))
         except ValueError:
             return
-        if visit.bound:
-            self._rate.spend(visit.address, now, PUNISHED)
+        if not visit.bound:
+            return
+        last = self._barred.pop(visit.address, None)
+        if last is not None and now < last.until:
+            self._barred[visit.address] = last  # one of those that were let in before
+            return
+        again = last is not None and now < last.until + FORGIVEN
+        length = min(BARRED_MOST, 2 * last.length) if last is not None and again else BARRED
+        self._barred[visit.address] = _Bar(now + length, length)
+        if len(self._barred) > BARRED_KEPT:
+            self._barred.popitem(last=False)
 
     def binds(self, ip: str) -> bool:
         """Whether the rules for one address hold for this one."""
@@ -116,11 +137,16 @@ class Doorkeeper:
 
     def _has_room(self, visit: Visit, now: float) -> bool:
         return (
-            self._shaking[visit.address] < HANDSHAKES_EACH
+            not self._is_barred(visit.address, now)
+            and self._shaking[visit.address] < HANDSHAKES_EACH
             and self._inside[visit.address] < CONNECTIONS_EACH
             and len(self._visits.get(visit.subnet, ())) < CONNECTIONS_SUBNET
             and self._rate.allow(visit.address, now)
         )
+
+    def _is_barred(self, address: bytes, now: float) -> bool:
+        bar = self._barred.get(address)
+        return bar is not None and now < bar.until
 
     def _make_room(self, visit: Visit) -> bool:
         """End the newest visit of the most crowded subnet, if that is more crowded than the newcomer's will be."""

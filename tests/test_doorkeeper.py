@@ -8,14 +8,16 @@ from hypothesis import strategies as st
 
 from p2p import doorkeeper
 from p2p.doorkeeper import (
+    BARRED,
+    BARRED_MOST,
     CONNECTIONS,
     CONNECTIONS_EACH,
     CONNECTIONS_SUBNET,
+    FORGIVEN,
     HANDSHAKES,
     HANDSHAKES_EACH,
     INBOUND_BURST,
     INBOUND_PER_SECOND,
-    PUNISHED,
     Doorkeeper,
     Visit,
 )
@@ -114,16 +116,34 @@ def test_a_full_house_makes_room_for_a_less_crowded_subnet_and_for_no_other(monk
     assert gone == [7, 6, 5, 4, 3, 2, 1]  # a crowd of one loses nobody
 
 
-def test_an_address_whose_peer_was_shut_out_waits_for_its_turn() -> None:
-    door = Doorkeeper()
-    for _ in range(3):
-        door.punish("8.8.8.8", 0.0)
-    assert arrive(door, "8.8.8.8", 0.0) is None
-    assert arrive(door, "8.8.8.8", (INBOUND_BURST + 1) / INBOUND_PER_SECOND) is not None  # and no longer than that
-    assert PUNISHED < INBOUND_BURST
+def test_an_address_whose_peers_are_shut_out_waits_longer_each_time() -> None:
+    door, now, waits = Doorkeeper(), 0.0, list[float]()
+    inside = arrive(door, "8.8.8.8", now)
+    for _ in range(12):
+        for _ in range(3):  # of several that are shut out together the first counts
+            door.punish("8.8.8.8", now)
+        assert arrive(door, "8.8.8.8", now) is None
+        assert arrive(door, "8.8.4.4", now) is not None
+        begun = now
+        while arrive(door, "8.8.8.8", now) is None:
+            now += 1.0
+        waits.append(now - begun)
+    assert waits == [min(BARRED * 2**n, BARRED_MOST) for n in range(12)]
+    assert inside in door._visits[door.subnet("8.8.8.8")]  # who was let in before stays
+    now += FORGIVEN
+    door.punish("8.8.8.8", now)
+    assert arrive(door, "8.8.8.8", now + BARRED) is not None
     neighbours = Doorkeeper()
     neighbours.punish("127.0.0.1", 0.0)
     assert sum(arrive(neighbours, "127.0.0.1") is not None for _ in range(100)) == 100
+
+
+def test_so_many_addresses_are_barred_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorkeeper, "BARRED_KEPT", 3)
+    door = Doorkeeper()
+    for ip in strangers(5):
+        door.punish(ip, 0.0)
+    assert [arrive(door, ip, 1.0) is None for ip in strangers(5)] == [False, False, True, True, True]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["enter", "shaken", "left"])), max_size=200))

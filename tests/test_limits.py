@@ -173,6 +173,18 @@ DEFENCE = (
         "p2p.doorkeeper:CONNECTIONS",
         "test_doorkeeper:test_a_full_house_makes_room_for_a_less_crowded_subnet_and_for_no_other",
     ),
+    Limit(
+        "seconds that an address waits at most, when peers there were shut out",
+        300,
+        "p2p.doorkeeper:BARRED_MOST",
+        "test_doorkeeper:test_an_address_whose_peers_are_shut_out_waits_longer_each_time",
+    ),
+    Limit(
+        "addresses that wait",
+        4_096,
+        "p2p.doorkeeper:BARRED_KEPT",
+        "test_doorkeeper:test_so_many_addresses_are_barred_and_no_more",
+    ),
     Limit("streams that one peer opens at once", 200, "p2p.host:STREAMS_BURST", "test_floods:test_a_flood_of_streams"),
     Limit(
         "a frame of the muxer, bytes",
