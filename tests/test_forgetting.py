@@ -41,9 +41,12 @@ def test_who_is_gone_is_forgotten() -> None:
 
 def test_back_offs_end() -> None:
     until = {"over": time.time() - 1, "under way": time.time() + 60}
-    router = SimpleNamespace(back_off={"topic": until}, **{name: defaultdict(list) for name in _ROUTER})
+    sent = {"topic": [time.time()] * MANY}
+    tables = {name: defaultdict(list) for name in _ROUTER}
+    router = SimpleNamespace(back_off={"topic": until}, recent_message_deliveries=sent, **tables)
     assert forget_neighbours(router, set()) == 1
     assert set(until) == {"under way"}
+    assert sent == {"topic": []}
 
 
 @pytest.mark.live
@@ -58,5 +61,6 @@ async def test_every_table_that_is_swept_is_there() -> None:
         (gossip._router, _ROUTER),
     ):
         assert all(isinstance(getattr(owner, name), dict) for name in names)
+    assert isinstance(gossip._router.recent_message_deliveries, dict)
     give_memory_back()
     await trio.lowlevel.checkpoint()

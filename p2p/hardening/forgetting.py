@@ -32,7 +32,12 @@ def forget_strangers(host: Any) -> int:
 
 
 def forget_neighbours(router: Any, connected: set[Any]) -> int:
-    """The same for a gossip router, and the back-offs whose time is over."""
+    """The same for a gossip router, the back-offs whose time is over, and when each message of its life was sent.
+
+    The last serve the library's adaptive degrees, which also clear them; ours are fixed, and nobody would.
+    """
+    for moments in router.recent_message_deliveries.values():
+        moments.clear()
     dropped = sum(_sweep(getattr(router, name, None), connected) for name in _ROUTER)
     now = time.time()
     for until in router.back_off.values():
