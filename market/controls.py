@@ -131,13 +131,15 @@ class ControlLines:
 
     async def _line(self, seller: PeerId) -> _Line:
         lock = self._opening.setdefault(seller, QuickLock())
-        async with lock:
-            line = self._lines.pop(seller, None)
-            if line is None:
-                line = await self._open(seller)
-            self._lines[seller] = line  # last in the order of use
-        if lock.free:
-            self._opening.pop(seller, None)
+        try:
+            async with lock:
+                line = self._lines.pop(seller, None)
+                if line is None:
+                    line = await self._open(seller)
+                self._lines[seller] = line  # last in the order of use
+        finally:  # most of those who are offered by a liar are never reached
+            if lock.free:
+                self._opening.pop(seller, None)
         while len(self._lines) > MAX_LINES:
             oldest = next(iter(self._lines))
             self._drop(oldest, self._lines[oldest])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
 import trio
 import trio.testing
 
 from market.controls import ControlLines
 from market.hello import Greeter
 from market.quote import RFQ
+from p2p.errors import Unavailable
 from p2p.identity import Identity
 from p2p.peer import PeerId
 from p2p.transport import Network, Remote
@@ -76,4 +78,20 @@ async def test_an_auction_that_ends_in_the_middle_of_its_question_leaves_no_line
         await trio.testing.wait_all_tasks_blocked()
         assert [stream.left for stream in network.opened] == [0, 0]
         assert not network.opened[1].over.is_set()
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_kept_of_sellers_that_are_not_reached() -> None:
+    rfq = cast(RFQ, example(RFQ))
+
+    async def reach(peer: PeerId) -> None:
+        raise Unavailable("nobody is there")
+
+    lines = ControlLines(cast(Network, Opening()), Greeter(rfq.network, "gateway", lambda: None, lambda: 0.0), reach)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lines.run)
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                await lines.ask(Identity.fresh(development=True).peer, rfq)
+        assert not lines._opening
         nursery.cancel_scope.cancel()
