@@ -23,6 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from compute.capability import Dtype
 from compute.imagefile import PictureLimits, read_picture
 from compute.nets.layering import Layers, Splitter, compose, layers, sharpened
+from compute.nets.loading import BAD_FILES
 from compute.nets.weights import TORCH_DTYPE, fill
 from compute.pipeline import BrokenOutput, Turn
 from compute.pipelines.piecework import (
@@ -108,7 +109,7 @@ class ImageToVideo:
             text = CLIPTextModel.from_pretrained(
                 folder / "text_encoder", local_files_only=True, use_safetensors=True, dtype=TORCH_DTYPE[dtype]
             )
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as exc:  # what the libraries raise on bad files
+        except BAD_FILES as exc:
             raise Misconfigured(f"{folder} cannot be loaded: {type(exc).__name__}: {exc}") from exc
         splitter = Splitter()
         fill(splitter, folder / "splitter" / "model.safetensors", device=device, dtype=dtype)

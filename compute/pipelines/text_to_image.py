@@ -20,6 +20,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from compute.capability import Dtype
+from compute.nets.loading import BAD_FILES
 from compute.pipeline import BrokenOutput, Turn
 from compute.samplers import Sampler
 from compute.schedule import Schedule
@@ -55,7 +56,7 @@ class TextToImage:
                 image_encoder=None,
                 requires_safety_checker=False,
             )
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as exc:  # what the libraries raise on bad files
+        except BAD_FILES as exc:
             raise Misconfigured(f"{folder} cannot be loaded: {type(exc).__name__}: {exc}") from exc
         parts.set_progress_bar_config(disable=True)
         return cls(parts.to(device, _TORCH_DTYPE[dtype]), device, dtype)
