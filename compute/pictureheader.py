@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _JPEG = b"\xff\xd8\xff"
-_MAX_SEGMENTS = 256  # JPEG segments before the frame; a picture of a camera has about ten
+MAX_SEGMENTS = 256  # JPEG segments before the frame; a picture of a camera has about ten
 _SIZED = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the JPEG markers that start a frame
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # the JPEG markers without a length
 
@@ -44,7 +44,7 @@ def _claim(name: str, width: bytes, height: bytes) -> Claimed | None:
 def _jpeg(data: bytes) -> Claimed | None:
     """Walk the segments up to the frame header (ITU T.81, B.1.1.4 and B.2.2)."""
     at = 2
-    for _ in range(_MAX_SEGMENTS):
+    for _ in range(MAX_SEGMENTS):
         while data[at : at + 2] == b"\xff\xff":  # padding before a marker
             at += 1
         if len(data) < at + 4 or data[at] != 0xFF:

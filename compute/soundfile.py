@@ -21,7 +21,7 @@ _BLOCK = 2**20  # frames of a WAV that are converted at once
 _TAPS = 32  # of the filter before a lower rate, to either side and for each step down
 # Containers that PyAV may open. Play lists and the like are not among them: they open other files.
 _CONTAINERS = "flac,mp3,ogg,wav,mov,mp4,m4a,3gp,matroska,webm,aac,aiff"
-_MAX_STREAMS = "16"
+MAX_STREAMS = 16  # of a container
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _from_container(data: bytes, limits: SoundLimits) -> Any:
         import av
     except ImportError as exc:
         raise Refused("SOUND_UNSERVED", "this machine reads only WAV: it has no PyAV") from exc
-    options = {"format_whitelist": _CONTAINERS, "max_streams": _MAX_STREAMS}
+    options = {"format_whitelist": _CONTAINERS, "max_streams": str(MAX_STREAMS)}
     try:
         with av.open(io.BytesIO(data), options=options) as container:
             parts = list(_decoded(container, av.AudioResampler("fltp", "mono", RATE), limits))
