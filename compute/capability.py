@@ -59,6 +59,7 @@ class ModelCapability:
     """One model on one machine. ``units_per_second`` is 0 until measured; ``load_ms`` is what a cold start adds.
 
     ``max_length`` bounds frames or milliseconds, ``max_input`` the bytes of all inputs; 0 where there are none.
+    ``unit_ps`` is what a unit cost when the model was measured apart from jobs, in picoseconds; 0 until then.
     """
 
     model: Hash
@@ -74,6 +75,7 @@ class ModelCapability:
     warm: bool = False
     max_length: Length = 0
     max_input: InputSize = 0
+    unit_ps: Annotated[int, Range(0, 2**53)] = 0
 
     def unfit(self, shape: JobShape) -> Unfit | None:
         """Why ``shape`` cannot run on this model, or None when it can."""

@@ -24,6 +24,7 @@ from compute.batching import crowded, fitting, gain_at, limit_of
 from compute.calibration import calibrate
 from compute.capability import GUESSED_SPEED, MAX_LOAD_MS, Dtype, ModelCapability
 from compute.catalog import ModelEntry
+from compute.costing import cost_of_denoising, cost_of_piece
 from compute.footprint import held_by, taken
 from compute.librarian import Brought
 from compute.openjob import OpenJob
@@ -196,10 +197,11 @@ class Device:
         if not missing:
             return False
         entry, pipeline = self._entries[missing[0]], self._loaded[missing[0]]
-        run = pipeline.open(_native(entry), ())
-        self._gains_of[entry.model, threads], step_s = calibrate(pipeline, run, self._clock())
+        spec, clock = _native(entry), self._clock()
+        self._gains_of[entry.model, threads], step_s = calibrate(pipeline, pipeline.open(spec, ()), clock)
+        cost = cost_of_denoising(pipeline, spec, step_s, clock)
         units = entry.native_side**2 * 2000
-        self._change(self._known[entry.model].measured(units, int(step_s * 1_000_000)))
+        self._change(replace(self._known[entry.model].measured(units, int(step_s * 1_000_000)), unit_ps=cost))
         return True
 
     def _warm_up(self, pipeline: Pipeline, entry: ModelEntry) -> None:
@@ -218,14 +220,14 @@ class Device:
         return time.thread_time if self.name == "cpu" and torch.get_num_threads() == 1 else time.monotonic
 
     def _try_out(self, pipeline: Pipeline, entry: ModelEntry) -> None:
-        """One job of the pipeline's own choice, of which the second run is measured: the first pages the weights in."""
+        """A job of the pipeline's own choice: it runs once to page the weights in, and then it is measured."""
         plain = JobShape(entry.pipeline, entry.model, 0, 0, 1, False, verification=Verification.RECEIPT)
         spec, files = pipeline.trial(plain)
-        for _ in range(2):
-            started = time.monotonic()
-            run = pipeline.open(spec, files)
-            run.finish(pipeline.step_together([(run, run.start(), 0)])[0])
-        self._known[entry.model] = self._known[entry.model].measured(spec.shape.units, _ms_since(started))
+        run = pipeline.open(spec, files)
+        run.finish(pipeline.step_together([(run, run.start(), 0)])[0])
+        cost, took_s = cost_of_piece(pipeline, spec, files, self._clock())
+        known = self._known[entry.model].measured(spec.shape.units * 1000, int(took_s * 1_000_000))
+        self._known[entry.model] = replace(known, unit_ps=cost)
 
     def _change(self, entry: ModelCapability) -> None:
         self._known[entry.model] = entry

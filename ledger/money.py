@@ -34,8 +34,13 @@ class Settlement:
 
 
 def price_for(units: int, per_million: int) -> int:
-    """Wei for ``units`` at ``per_million`` wei per million units, rounded up: the one rounding rule of the market."""
-    return -(-units * per_million // MILLION)
+    """Wei for ``units`` at ``per_million`` wei per million units."""
+    return scaled(per_million, units, MILLION)
+
+
+def scaled(wei: int, share: int, whole: int) -> int:
+    """``wei`` x share / whole, rounded up, for the seller: the one rounding rule of the market."""
+    return -(-wei * share // whole)
 
 
 def parse_wei(text: str) -> int:

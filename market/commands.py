@@ -14,7 +14,6 @@ import trio
 import typer
 
 import market.model_commands
-from compute.spec import TEXT_TO_IMAGE
 from ledger.money import parse_wei
 from market.bid import Prefer
 from market.config import load_config
@@ -117,23 +116,27 @@ def verify(
 
 @app.command()
 def offers(
+    pipeline: Annotated[str | None, typer.Option(help="Of this kind of work only.")] = None,
     bootstrap: Annotated[list[str] | None, typer.Option(help="Multiaddr of a bootstrap, with /p2p/PEER.")] = None,
     network: Annotated[str | None, typer.Option(help="Name of the network.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Directory of this client.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One array on stdout.")] = False,
 ) -> None:
-    """List what is on offer: models, sizes, prices, who sells."""
-    from market.looking import HEADINGS, TYPICAL_STEPS, offers_on
+    """List what is on offer, pipeline by pipeline: models, sizes, prices, who sells."""
+    from market.looking import HEADINGS, offers_on
+    from market.rolekit import PIPELINES
 
     config = load_config(data_dir=data_dir, bootstrap=tuple(bootstrap or ()), network=network)
-    rows = trio.run(offers_on, config, (TEXT_TO_IMAGE,))
+    rows = trio.run(offers_on, config, (pipeline,) if pipeline else PIPELINES)
     if rows is None:
         raise nobody()
     if as_json:
         print(json.dumps([row.as_dict() for row in rows]))
     else:
         show_table(HEADINGS, [row.cells() for row in rows])
-        print(f"{len(rows)} on offer; a typical picture: the model's own side, {TYPICAL_STEPS} guided steps")
+        print(f"{len(rows)} on offer; typical jobs:")
+        for name, job in sorted({(row.offer.pipeline, row.typical) for row in rows}):
+            print(f"  {name}: {job}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,6 +23,16 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from compute.spec import (
+    AUDIO_TO_TEXT,
+    IMAGE_TO_IMAGE,
+    IMAGE_TO_TEXT,
+    IMAGE_TO_VIDEO,
+    SEGMENT_ANYTHING,
+    TEXT_TO_IMAGE,
+    TRANSCODE,
+    UPSCALE,
+)
 from ledger.money import GWEI, MAX_WEI, parse_wei
 from p2p.addresses import is_local
 from p2p.errors import MalformedMessage, Misconfigured, PasarError
@@ -30,6 +41,9 @@ from p2p.peer import parse_address, parse_peer
 Role = Literal["orchestrator", "gateway", "bootstrap"]
 ROLES: tuple[Role, ...] = get_args(Role)
 DEFAULT_PRICE = 100 * GWEI  # per million units: a 64 x 64 picture of 20 guided steps costs about 16 gwei
+PRICED_APART = frozenset(
+    {IMAGE_TO_IMAGE, IMAGE_TO_VIDEO, UPSCALE, AUDIO_TO_TEXT, IMAGE_TO_TEXT, SEGMENT_ANYTHING, TRANSCODE}
+)
 NETWORK_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
@@ -92,8 +106,26 @@ def _rpc(text: str) -> str:
     return text
 
 
+Wei = Annotated[int, Field(ge=0, le=MAX_WEI)]
+
+
 def _price(value: Any) -> Any:
     return parse_wei(value) if isinstance(value, str) else value
+
+
+def _prices(value: Any) -> Any:
+    """A table of pipelines and what they cost, each in the words of ``--price``."""
+    if not isinstance(value, dict):
+        raise ValueError("a table of pipelines, each with its wei per million units")
+    if TEXT_TO_IMAGE in value:
+        raise ValueError(f"{TEXT_TO_IMAGE} has the price of --price, which the others follow")
+    there = {*PRICED_APART, *(found.name for found in entry_points(group="pasar.pipelines"))} - {TEXT_TO_IMAGE}
+    for name in set(value) - there:
+        raise ValueError(f"no pipeline {str(name)[:64]!r} can be set apart; there are {', '.join(sorted(there))}")
+    try:
+        return {name: _price(told) for name, told in value.items()}
+    except Misconfigured as exc:
+        raise ValueError(str(exc)) from exc
 
 
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -149,7 +181,8 @@ class Config(BaseSettings):
     rpc: Annotated[str | None, AfterValidator(_checked(_rpc))] = None
     broker: Annotated[str | None, AfterValidator(_checked(parse_address))] = None
     http: Annotated[str | None, AfterValidator(_checked(_http))] = None
-    price: Annotated[int, BeforeValidator(_price), Field(ge=0, le=MAX_WEI)] = DEFAULT_PRICE
+    price: Annotated[Wei, BeforeValidator(_price)] = DEFAULT_PRICE
+    prices: Annotated[dict[str, Wei], NoDecode, BeforeValidator(_prices)] = Field(default_factory=dict)
     slots: int = Field(default=1, ge=1, le=64)
     threads: int = Field(default=0, ge=0, le=256)
     models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()

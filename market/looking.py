@@ -15,8 +15,9 @@ from typing import TypeVar
 import structlog
 import trio
 
-from compute.spec import Verification
-from ledger.money import price_for, wei_text
+from compute.spec import MIN_SIDE, SIDE_STEP, Verification
+from compute.yardstick import MEASURES, shape_of
+from ledger.money import wei_text
 from market.bidwire import ModelOnOffer
 from market.book import OrderBook
 from market.client import Client
@@ -38,13 +39,11 @@ log = structlog.get_logger(__name__)
 
 PATIENCE_S = 15.0
 ASKED = 3
-TYPICAL_STEPS = 20  # a typical picture: the model's own side, so many guided steps
-GUIDED = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model of one offer, as ``offers`` lists it. Wei; ``picture_wei`` is for a typical picture.
+    """One model of one offer, as ``offers`` lists it. Wei; ``typical_wei`` is for the typical job of its pipeline.
 
     ``heard``: what the gateway we asked has heard of the seller's load, where it follows that seller.
     """
@@ -56,8 +55,18 @@ class Row:
     heard: HeardLoad | None = None
 
     @property
-    def picture_wei(self) -> int:
-        return price_for(self.entry.native_side**2 * TYPICAL_STEPS * GUIDED, self.offer.price)
+    def typical(self) -> str:
+        """A typical job of this pipeline, in words; a million units where there is none."""
+        known = MEASURES.get(self.offer.pipeline)
+        return known.job if known is not None else "a million units"
+
+    @property
+    def typical_wei(self) -> int:
+        """What that costs."""
+        if self.offer.pipeline not in MEASURES:
+            return self.offer.price
+        side = self.entry.native_side - self.entry.native_side % SIDE_STEP
+        return self.offer.price_of(shape_of(self.offer.pipeline, self.entry.model, max(MIN_SIDE, side)))
 
     @property
     def is_warm(self) -> bool:
@@ -85,7 +94,8 @@ class Row:
             "max_side": entry.max_side,
             "max_steps": entry.max_steps,
             "price_wei": offer.price,
-            "picture_wei": self.picture_wei,
+            "typical_wei": self.typical_wei,
+            "typical": self.typical,
             "slots": offer.slots,
             "warm": self.is_warm,
             "load": self._load(),
@@ -109,10 +119,11 @@ class Row:
         offer, entry = self.offer, self.entry
         strongest = max(offer.verification, key=list(Verification).index).value
         return (
+            offer.pipeline,
             entry.name,
-            f"{entry.native_side} / {entry.max_side}",
+            f"{entry.native_side or '-'} / {entry.max_side or '-'}",
             wei_text(offer.price),
-            wei_text(self.picture_wei),
+            wei_text(self.typical_wei),
             str(offer.slots),
             f"…{peer_text(self.seller)[-8:]}",
             "warm" if self.is_warm else "cold",
@@ -123,10 +134,11 @@ class Row:
 
 
 HEADINGS = (
+    "pipeline",
     "model",
     "side / most",
     "per million units",
-    "typical picture",
+    "typical job",
     "slots",
     "seller",
     "is",

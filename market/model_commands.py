@@ -26,6 +26,7 @@ from rich.progress import (
 )
 
 from compute.spec import TEXT_TO_IMAGE
+from compute.yardstick import MEASURES
 from ledger.money import wei_text
 from market.config import Config, load_config
 from market.console import nobody, show_table
@@ -125,27 +126,35 @@ def unpin(model: RefArgument, network: NetworkOption = None, data_dir: DataDirOp
 
 @models.command()
 def bench(
-    model: RefArgument,
+    model: Annotated[
+        list[str] | None, typer.Argument(help="Bundled models, folders, ORG/NAME; else all that a node would serve.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps of each job.", min=1, max=4096)] = 20,
     jobs: Annotated[int, typer.Option(help="Warm jobs to measure.", min=1, max=1000)] = 3,
     price: Annotated[str | None, typer.Option(help="Wei per million units; also 500gwei.")] = None,
     network: NetworkOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run real jobs on this machine: how fast the model is here, what it takes, and what it would earn."""
+    """Run real jobs on this machine: what a unit costs here beside text-to-image, and what an hour would earn."""
+    from compute.modelfolder import bundled_names
     from market.modelbench import bench as measure
     from market.modeldoor import store_of
 
     config = load_config(network=network, price=price)
-    folder = store_of(config).require(model)
-    found = trio.run(measure, config, folder, steps, jobs, _say)
+    names = tuple(model or ()) or config.models or bundled_names()
+    folders = [store_of(config).require(name) for name in names]
+    found = trio.run(measure, config, folders, steps, jobs, _say)
     if as_json:
-        print(json.dumps(found.as_dict()))
+        shown = [one.as_dict() for one in found]
+        print(json.dumps(shown[0] if len(names) == 1 else shown))
         return
-    print(f"{found.name} on {found.device}: {found.units_per_second / 1e6:.2f} million units/s")
-    print(f"a picture {found.side} x {found.side} of {found.steps} guided steps: {min(found.job_ms)} ms")
-    print(f"load {found.load_ms} ms, from a cold start {found.cold_ms} ms, memory {found.memory / 1e6:.0f} MB")
-    print(f"at {wei_text(found.price)} per million units: {wei_text(found.wei_per_hour)} an hour, when always busy")
+    for one in found:
+        print(f"{one.name} ({one.pipeline}) on {one.device}: {one.units_per_second / 1e6:.2f} million units/s")
+        per = f"{one.unit_ps / 1e12:.3g} s a unit, {one.relative_cost:.3g} times one of {TEXT_TO_IMAGE}"
+        print(f"  {per}; a unit is {MEASURES[one.pipeline].unit}")
+        print(f"  {one.job}: {min(one.job_ms)} ms; memory {one.memory / 1e6:.0f} MB")
+        print(f"  load {one.load_ms} ms, from a cold start {one.cold_ms} ms")
+        print(f"  at {wei_text(one.price)} per million units: {wei_text(one.wei_per_hour)} an hour, when always busy")
 
 
 @models.command()

@@ -1,6 +1,7 @@
-"""Benching a model: a worker of its own on this machine, real jobs, what they took, and what they would earn.
+"""Benching models: a worker of its own on this machine, the yardstick's jobs, what they took, and what they would earn.
 
-The prices are those at which the node's configuration offers. Sells nothing and speaks to no network.
+What a unit costs is written into the cost book, from which nodes of this home take their prices from their next start
+on. Sells nothing and speaks to no network.
 """
 
 from __future__ import annotations
@@ -8,30 +9,38 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
 from compute.capability import ModelCapability
-from compute.spec import TEXT_TO_IMAGE, JobShape, JobSpec
-from compute.work import Step
+from compute.costbook import CostBook
+from compute.modelfolder import bundled
+from compute.served import read_folders
+from compute.spec import DENOISED, TEXT_TO_IMAGE, JobShape
+from compute.work import JobResult, Step
 from compute.workerchild import WorkerConfig
 from compute.workerlink import Worker
+from compute.yardstick import MEASURES, shape_of, unit_ps, yardstick
 from ledger.money import price_for
 from market.config import Config
+from market.modeldoor import cache_of, costs_of
+from market.prices import PriceList, dearest
 from p2p.errors import Misconfigured, Unavailable
 
 HOUR_S = 3600
 START_S = 600.0
-PROMPT = "a red circle on a blue background"
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Benched:
-    """What was measured. ``job_ms`` of each warm job, ``cold_ms`` from the worker's start to the model's first job."""
+    """What was measured. ``job_ms`` of each warm job, ``cold_ms`` from a cold start to the end of the model's first.
+
+    ``unit_ps``: picoseconds of a unit in the shortest job, ``reference_ps``: of one of text-to-image here.
+    """
 
     name: str
     pipeline: str
@@ -44,6 +53,8 @@ class Benched:
     memory: int
     job_ms: tuple[int, ...]
     price: int
+    unit_ps: int
+    reference_ps: int
 
     @property
     def units_per_second(self) -> int:
@@ -52,8 +63,19 @@ class Benched:
 
     @property
     def wei_per_hour(self) -> int:
-        """What an hour without a pause would be paid at the price of the configuration."""
+        """What an hour without a pause would be paid at this price."""
         return price_for(self.units_per_second * HOUR_S, self.price)
+
+    @property
+    def relative_cost(self) -> float:
+        """How many units of text-to-image one costs."""
+        return self.unit_ps / self.reference_ps
+
+    @property
+    def job(self) -> str:
+        """What was run, in words."""
+        steps = f"{self.side} x {self.side}, {self.steps} guided steps"
+        return steps if self.pipeline in DENOISED else MEASURES[self.pipeline].job
 
     def as_dict(self) -> dict[str, object]:
         """What a program gets."""
@@ -63,74 +85,112 @@ class Benched:
             "device": self.device,
             "side": self.side,
             "steps": self.steps,
+            "units": self.units,
             "cold_ms": self.cold_ms,
             "load_ms": self.load_ms,
             "memory_bytes": self.memory,
             "job_ms": list(self.job_ms),
             "units_per_second": self.units_per_second,
+            "seconds_per_unit": self.unit_ps / 10**12,
+            "relative_cost": round(self.relative_cost, 6),
             "price_wei": self.price,
             "wei_per_hour": self.wei_per_hour,
         }
 
 
-async def bench(config: Config, folder: Path, steps: int, jobs: int, say: Say) -> Benched:
-    """Measure one model. Raises Misconfigured for one that cannot be served, Unavailable when its worker dies."""
+async def bench(config: Config, folders: Sequence[Path], steps: int, jobs: int, say: Say) -> list[Benched]:
+    """Measure models, each once. Raises Misconfigured for one that cannot be, Unavailable when its worker dies.
+
+    Where this machine knows no text-to-image to compare with, and none is among them, the bundled one is measured too.
+    """
+    served = await trio.to_thread.run_sync(read_folders, folders, cache_of(config))
+    for entry in served.entries:
+        if entry.pipeline not in MEASURES:
+            raise Misconfigured(f"there is no yardstick for {entry.pipeline}, which {entry.name} serves")
+    book = costs_of(config)
+    known = book.reference(book.known("")) or any(one.pipeline == TEXT_TO_IMAGE for one in served.entries)
     with tempfile.TemporaryDirectory(prefix="pasar-bench-") as scratch:
         told = WorkerConfig(
             Path(scratch),
-            (folder,),
+            served.folders if known else (*served.folders, bundled()),
             threads=config.threads,
             memory=config.shelf.memory,
-            digest_store=config.home / "digests.json",
+            digest_store=cache_of(config).store,
         )
-        worker, began = Worker(told), time.monotonic()
-        found: Benched | None = None
+        worker = Worker(told)
+        found: list[Benched] | None = None
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run)
-            entry = worker.capability().models[0]
-            if entry.pipeline != TEXT_TO_IMAGE:
-                raise Misconfigured(f"bench measures {TEXT_TO_IMAGE}; {entry.name} is a model of {entry.pipeline}")
-            with trio.move_on_after(START_S):
-                found = await _measure(worker, entry, steps, jobs, began, config.price, say)
+            with trio.move_on_after(START_S * len(told.models)):
+                found = await _Bench(worker, book, steps, jobs, say).run()
             nursery.cancel_scope.cancel()
     if found is None:
-        raise Unavailable(f"{folder} gave no results in {START_S:.0f} s")
-    return found
+        raise Unavailable(f"no results in {START_S:.0f} s for each model")
+    return _priced(found, PriceList(config.price, config.prices), book)[: len(served.entries)]
 
 
-async def _measure(
-    worker: Worker, entry: ModelCapability, steps: int, jobs: int, began: float, price: int, say: Say
-) -> Benched:
-    side = max(entry.side_step, entry.native_side - entry.native_side % entry.side_step)
-    shape = JobShape(entry.pipeline, entry.model, side, side, min(steps, entry.max_steps), True)
+def _priced(found: Sequence[Benched], prices: PriceList, book: CostBook) -> list[Benched]:
+    """With what each would be sold at, were it the only model of its pipeline."""
+    costs = dearest((one.pipeline, one.unit_ps) for one in found)
+    reference = costs.get(TEXT_TO_IMAGE) or book.reference(found[0].device)
+    priced = []
+    for one in found:
+        price = prices.of(one.pipeline, {TEXT_TO_IMAGE: reference, one.pipeline: one.unit_ps})
+        priced.append(replace(one, reference_ps=reference, price=price))
+    return priced
 
-    def on_step(step: Step) -> None:
-        if step.loading:
-            say(f"loading, about {step.eta_ms / 1000:.0f} s to the first result")
 
-    async def one(seed: int) -> int:
-        spec = JobSpec(shape, PROMPT, "", 4000, seed, secrets.token_bytes(16))
-        return (await worker.generate(secrets.token_bytes(32), spec, on_step)).run_ms
+class _Bench:
+    """One worker and its models: first a job of each, which loads it, then those that count."""
 
-    await one(0)
-    cold_ms = int((time.monotonic() - began) * 1000)
-    times = []
-    for seed in range(1, jobs + 1):
-        times.append(await one(seed))
-        say(f"job {seed} of {jobs}: {times[-1]} ms")
-    known = worker.capability().find(entry.pipeline, entry.model) or entry
-    memory = next((one.cost for one in worker.shelved() if one.model == entry.model), 0)
-    units = shape.units
-    return Benched(
-        name=entry.name,
-        pipeline=entry.pipeline,
-        device=worker.device,
-        side=side,
-        steps=shape.steps,
-        units=units,
-        cold_ms=cold_ms,
-        load_ms=known.load_ms,
-        memory=memory,
-        job_ms=tuple(times),
-        price=price,
-    )
+    def __init__(self, worker: Worker, book: CostBook, steps: int, jobs: int, say: Say) -> None:
+        self._worker, self._book, self._steps, self._jobs, self._say = worker, book, steps, jobs, say
+
+    async def run(self) -> list[Benched]:
+        cold_ms, began = list[int](), time.monotonic()
+        entries = self._worker.capability().models
+        for entry in entries:
+            await self._job(self._shape(entry))
+            cold_ms.append(int((time.monotonic() - began) * 1000))
+            began = time.monotonic()
+        return [await self._measure(entry, cold) for entry, cold in zip(entries, cold_ms, strict=True)]
+
+    def _shape(self, entry: ModelCapability) -> JobShape:
+        side = max(entry.side_step, entry.native_side - entry.native_side % entry.side_step)
+        shape = shape_of(entry.pipeline, entry.model, side)
+        return replace(shape, steps=min(self._steps, entry.max_steps)) if entry.pipeline in DENOISED else shape
+
+    async def _measure(self, entry: ModelCapability, cold_ms: int) -> Benched:
+        shape, took, times = self._shape(entry), list[float](), list[int]()
+        for number in range(1, self._jobs + 1):
+            started = time.monotonic()
+            result = await self._job(shape)
+            took.append(time.monotonic() - started - result.load_ms / 1000)
+            times.append(result.run_ms)
+            self._say(f"{entry.name}: job {number} of {self._jobs}: {result.run_ms} ms")
+        cost, device = unit_ps(min(took), shape.units), self._worker.device
+        await trio.to_thread.run_sync(self._book.put, device, entry.pipeline, entry.model, cost)
+        known = self._worker.capability().find(entry.pipeline, entry.model) or entry
+        return Benched(
+            name=entry.name,
+            pipeline=entry.pipeline,
+            device=device,
+            side=shape.width,
+            steps=shape.steps,
+            units=shape.units,
+            cold_ms=cold_ms,
+            load_ms=known.load_ms,
+            memory=next((one.cost for one in self._worker.shelved() if one.model == entry.model), 0),
+            job_ms=tuple(times),
+            price=0,
+            unit_ps=cost,
+            reference_ps=cost,
+        )
+
+    async def _job(self, shape: JobShape) -> JobResult:
+        def on_step(step: Step) -> None:
+            if step.loading:
+                self._say(f"loading, about {step.eta_ms / 1000:.0f} s to the first result")
+
+        spec, files = yardstick(shape, secrets.token_bytes(16))
+        return await self._worker.generate(secrets.token_bytes(32), spec, on_step, files)

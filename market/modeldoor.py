@@ -12,6 +12,7 @@ from typing import Annotated, Protocol, runtime_checkable
 import trio
 
 from compute.capability import MAX_LOAD_MS, MAX_MODELS, MAX_SPEED, Capability
+from compute.costbook import CostBook
 from compute.digestcache import DigestCache
 from compute.messages import ModelShelved
 from compute.modelfolder import read_folder
@@ -91,6 +92,11 @@ def store_of(config: Config) -> ModelStore:
 def cache_of(config: Config) -> DigestCache:
     """The digests of weights, hashed once for all nodes of one home."""
     return DigestCache(config.home / "digests.json")
+
+
+def costs_of(config: Config) -> CostBook:
+    """What units cost on the devices of this machine, measured once for all nodes of one home."""
+    return CostBook(config.home / "costs.json")
 
 
 def model_answers(machine: object, data_dir: Path, config: Config) -> Answers:

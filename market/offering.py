@@ -21,6 +21,7 @@ from market.book import claimed_speed
 from market.bookfeed import BookFeed
 from market.hello import Greeter
 from market.offer import MAX_MODELS, MAX_SPEED, ModelOffer, Offer
+from market.pricing import Pricing
 from market.protocol import offers_topic
 from p2p.codec import encode
 from p2p.envelope import Signer, sign
@@ -41,12 +42,16 @@ REPEAT_AFTER_S = 2.0  # a fresh offer is said once more: the mesh may not have s
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the operator asks: wei per million units, places, where the money goes."""
+    """What the operator asks: wei per million units, places, where the money goes.
+
+    ``price`` is that of every pipeline where ``pricing`` does not tell them apart.
+    """
 
     price: int
     slots: int
     settlement: Settlement
     payout: Address
+    pricing: Pricing | None = None
 
 
 class Offering:
@@ -93,7 +98,9 @@ class Offering:
     async def _look(self) -> None:
         if self._withdrawn:
             return
-        capability = self._capability()
+        capability, pricing = self._capability(), self._terms.pricing
+        if pricing is not None:
+            await pricing.learn(capability)
         for pipeline in sorted({entry.pipeline for entry in capability.models}):
             offer = self._made(pipeline, capability)
             known, now = self._current.get(pipeline), trio.current_time()
@@ -116,7 +123,7 @@ class Offering:
             serial=0,
             pipeline=pipeline,
             models=models,
-            price=self._terms.price,
+            price=self._terms.pricing.ask(pipeline, capability) if self._terms.pricing else self._terms.price,
             slots=self._terms.slots,
             verification=(Verification.NONE, Verification.RECEIPT, Verification.TRACE),
             payout=self._terms.payout,

@@ -35,10 +35,12 @@ from market.gateway import Gateway, Means
 from market.instance import Instance, claim
 from market.keeping import Keeping
 from market.lifeline import Lifeline
-from market.modeldoor import model_answers
+from market.modeldoor import costs_of, model_answers
 from market.offering import Terms
 from market.orchestrator import Orchestrator, Supplies
 from market.prefilter import SMALL_JOB, SMALL_JOB_DEVELOPMENT
+from market.prices import PriceList
+from market.pricing import Pricing
 from market.rolekit import build_base, fund, open_purse, say_ready
 from market.walletdoor import wallet_door
 from p2p.addresses import listen_parts
@@ -231,6 +233,13 @@ def look_at_machine(instance: Instance) -> None:
         )
 
 
+def pricing_of(config: Config, machine: object) -> Pricing:
+    """What this node asks for each pipeline, on the device of its machine."""
+    return Pricing(
+        PriceList(config.price, config.prices), costs_of(config), lambda: str(getattr(machine, "device", ""))
+    )
+
+
 async def run_orchestrator(life: Life) -> None:
     """Sells compute: a worker process, offers, quotes, jobs, redemption."""
     config, instance, nursery = life.config, life.instance, life.nursery
@@ -261,7 +270,7 @@ async def run_orchestrator(life: Life) -> None:
         cover=purse.chain,
         look_up=purse.chain.cover_of,
         keeping=Keeping(instance.path / "sealed"),
-        terms=Terms(config.price, config.slots, settlement, identity.address),
+        terms=Terms(config.price, config.slots, settlement, identity.address, pricing_of(config, machine)),
         small_job=SMALL_JOB_DEVELOPMENT if development else SMALL_JOB,
         development=development,
         wall_time=time.time,

@@ -39,7 +39,7 @@ async def test_a_gateways_book_is_listed_cheapest_first(tmp_path: Path) -> None:
             told = rows[0].as_dict()
             side = told["native_side"]
             assert (told["model_hash"], told["price_wei"]) == (MODEL.hex(), 100 * 10**9)
-            assert told["picture_wei"] == side * side * 40 * 100 * 10**9 // 10**6  # type: ignore[operator]
+            assert told["typical_wei"] == side * side * 40 * 100 * 10**9 // 10**6  # type: ignore[operator]
             assert 0 < told["expires_in_s"] <= 900  # type: ignore[operator]
             assert all(len(row.cells()) == len(HEADINGS) for row in rows)
             assert (rows[0].now, told["load"]) == ("-", None)

@@ -23,7 +23,7 @@ from p2p.errors import Refused
 
 Progress = Callable[[int, int], None]
 Work = Callable[[Progress], tuple[Artifact, ...]]
-TRIAL_SIDE = 64  # pixels
+TRIAL_SIDE = 128  # pixels, like the yardstick's
 _BEGUN = 1  # the timestep of a job that is not done
 
 
@@ -112,7 +112,7 @@ def trial_spec(shape: JobShape, files: Sequence[bytes], media_type: str, **optio
 
 
 def trial_picture(shape: JobShape, larger: int = 1, **options: str) -> tuple[JobSpec, tuple[bytes, ...]]:
-    """The same on a gray picture of 64 x 64, the result so many times larger."""
+    """The same on a gray picture of TRIAL_SIDE, the result so many times larger."""
     out = io.BytesIO()
     Image.new("RGB", (TRIAL_SIDE, TRIAL_SIDE), (128, 128, 128)).save(out, format="PNG")
     files = (out.getvalue(),)
