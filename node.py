@@ -48,7 +48,7 @@ def worker_of(config: Config, instance: Instance, keeper: int = 0) -> Worker:
 
     cache, shelf = cache_of(config), config.shelf
     pinned = tuple(dict.fromkeys((*shelf.pinned, *read_pins(instance.path))))
-    wanted = Wanted(config.models, store_of(config), cache, pinned, shelf.pulls, shelf.disk)
+    wanted = Wanted(config.models, store_of(config), cache, pinned, shelf.pulls, shelf.disk, config.safety.checking)
     told = WorkerConfig(
         instance.path / "worker",
         (),

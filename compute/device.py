@@ -29,6 +29,7 @@ from compute.footprint import held_by, taken
 from compute.librarian import Brought
 from compute.openjob import OpenJob
 from compute.pipeline import Finished, Pipeline, Run
+from compute.pipelines.safety_check import SafetyCheck
 from compute.pipelines.text_to_image import decode_png
 from compute.spec import DENOISED, JobShape, JobSpec, Verification
 from compute.tracestore import TraceStore
@@ -50,7 +51,7 @@ _MAX_NANO = 2**62
 class Device:
     """The models of one device. ``budget`` is what they may take together; the shelf holds it, not the device.
 
-    ``on_change`` hears of every model that became warm, cold or was measured.
+    ``on_change`` hears of every model that became warm, cold or was measured. ``checker`` looks at every result.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Device:
         traces: TraceStore,
         budget: int,
         on_change: Callable[[ModelCapability], None],
+        checker: SafetyCheck | None = None,
     ) -> None:
         self.name, self.dtype, self._traces, self.budget, self._on_change = name, dtype, traces, budget, on_change
+        self._checker = checker
         self._entries = {entry.model: entry for entry in entries}
         self._known = {entry.model: entry.capability(dtype) for entry in entries}
         self._loaded: dict[bytes, Pipeline] = {}
@@ -129,16 +132,20 @@ class Device:
             job.trace.add(job.run.timestep_of(job.index), raw)
 
     def end(self, job: OpenJob) -> Finished:
-        """The result of a job whose steps are done. Its place is free, also when this raises. Raises BrokenOutput."""
+        """The result of a job whose steps are done. Its place is free, also when this raises.
+
+        Raises BrokenOutput, and Refused ``POLICY`` for a result that the checker does not let pass.
+        """
         model, started = job.spec.shape.model, time.monotonic()
         try:
             artifacts = job.run.finish(job.latents)
+            safety = self._checker.look(artifacts) if self._checker is not None else None
             root = job.trace.finish()
         finally:
             self.drop(job)
         now = time.monotonic()
         self._change(self._known[model].measured(job.spec.shape.units, int((job.alone_s + now - started) * 1000)))
-        return Finished(artifacts, root, self.dtype, job.load_ms, _ms_since(job.begun_at))
+        return Finished(artifacts, root, self.dtype, job.load_ms, _ms_since(job.begun_at), safety)
 
     def drop(self, job: OpenJob) -> None:
         """Give a job up, or what is left of it. Its place is free."""

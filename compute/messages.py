@@ -13,6 +13,7 @@ from typing import Annotated
 from compute.batching import SIZES
 from compute.capability import MAX_LOAD_MS, Capability, Dtype, ModelCapability
 from compute.digest import MAX_ARTIFACT, MAX_ARTIFACTS
+from compute.safety import Safety
 from compute.spec import MAX_INPUTS, MAX_STEPS, JobSpec
 from compute.trace import MAX_LEAF, TraceLeaf
 from p2p.codec import Hash, JobId, Range, Size, message
@@ -184,6 +185,7 @@ class JobDone:
     dtype: Dtype
     load_ms: Annotated[int, Range(0, MAX_LOAD_MS)]
     run_ms: Millis
+    safety: Safety | None = None
 
 
 @message("worker-part", 1)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from compute.catalog import PIPELINE_OF_CLASS, ModelEntry, WeightFile, components, kind_of, licence_of, read_entry
+from compute.checkerfolder import KIND as CHECKERS
+from compute.checkerfolder import read_checker
 from compute.digestcache import DigestCache
 from compute.flaws import BadModel, Flaw
 from compute.plainmodels import KINDS
@@ -66,6 +68,8 @@ def reader_of(kind: str) -> Reader:
         return built_in
     if kind in PIPELINE_OF_CLASS:
         return read_diffusion
+    if kind.endswith(CHECKERS):
+        return read_checker
     served = ", ".join(sorted({*PIPELINE_OF_CLASS, *READERS}))
     raise BadModel(Flaw.UNSERVED, f"no pipeline serves a {kind}; served are {served}")
 

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from compute.capability import ModelCapability
+from compute.capability import Dtype, ModelCapability
 from compute.catalog import ModelEntry
 from compute.offline import hush
+from compute.safety import Checking
 from compute.tracestore import TraceStore
 
 if TYPE_CHECKING:
     from compute.device import Device
+    from compute.pipelines.safety_check import SafetyCheck
 
 ORPHAN_S = 60.0
 
@@ -28,7 +30,7 @@ class Settings:
     """How one worker runs. ``memory`` bounds what loaded models take in bytes (0: a share of what is free),
     ``threads`` 0 is torch's choice.
 
-    ``parent`` started it; ``keeper``, where it is not 0, would start another parent.
+    ``parent`` started it; ``keeper``, where it is not 0, would start another parent. ``checking`` is done with results.
     """
 
     socket: Path
@@ -39,6 +41,7 @@ class Settings:
     memory: int = 0
     orphan_s: float = ORPHAN_S
     keeper: int = 0
+    checking: Checking | None = None
 
 
 MakeDevice = Callable[
@@ -69,4 +72,14 @@ def make_device(
     name, dtype = pick(settings.device, settings.dtype)
     for entry in entries:
         pipeline_class(entry.pipeline)  # its libraries take seconds too, and the first job would wait for them
-    return Device(name, dtype, entries, traces, settings.memory or free_share(name), on_change), describe(name)
+    budget = settings.memory or free_share(name)
+    return Device(name, dtype, entries, traces, budget, on_change, _checker(settings, name, dtype)), describe(name)
+
+
+def _checker(settings: Settings, device: str, dtype: Dtype) -> SafetyCheck | None:
+    """Loaded before any job: what should be checked is never delivered unchecked. Raises Misconfigured."""
+    if settings.checking is None:
+        return None
+    from compute.pipelines.safety_check import SafetyCheck
+
+    return SafetyCheck.load(settings.checking, device=device, dtype=dtype)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 from compute.capability import Dtype
+from compute.safety import Safety
 from compute.spec import Artifact, JobShape, JobSpec
 
 AnyRun = TypeVar("AnyRun")
@@ -40,6 +41,7 @@ class Finished:
     dtype: Dtype
     load_ms: int
     run_ms: int
+    safety: Safety | None = None
 
 
 class Run(Protocol):

@@ -6,15 +6,19 @@ Blocks: hashes files, and pulls what is missing where that was allowed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compute.catalog import ModelEntry
+from compute.checkerfolder import check_labels
 from compute.digestcache import DigestCache
 from compute.modelfolder import bundled_names, read_folder
 from compute.modelref import HubModel
 from compute.modelstore import ModelStore
 from compute.pulling import pull
+from compute.safety import CHECKER, Checking
+from compute.strictfolder import StrictFolder
+from p2p.errors import Misconfigured
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +34,19 @@ class Wanted:
     pinned: tuple[str, ...] = ()
     pulls: bool = False
     disk: int = 0
+    checking: Checking | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Models in the order in which they are loaded, each once, and the hashes of those that are pinned."""
+    """Models in the order in which they are loaded, each once, and the hashes of those that are pinned.
+
+    ``checking``: what is done with results, its checker by folder.
+    """
 
     entries: tuple[ModelEntry, ...]
     pinned: frozenset[bytes]
+    checking: Checking | None = None
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -49,7 +58,10 @@ def serve(wanted: Wanted) -> Served:
     """Read them all. Raises Misconfigured for the first that cannot be served, Unavailable when a pull fails."""
     names = dict.fromkeys((*wanted.pinned, *(wanted.names or bundled_names())))
     folders = [folder_of(wanted, name) for name in names]
-    return read_folders(folders, wanted.cache, {folders[at] for at, name in enumerate(names) if name in wanted.pinned})
+    served = read_folders(
+        folders, wanted.cache, {folders[at] for at, name in enumerate(names) if name in wanted.pinned}
+    )
+    return replace(served, checking=_checking(wanted))
 
 
 def read_folders(folders: Iterable[Path], cache: DigestCache, pinned: Collection[Path] = ()) -> Served:
@@ -58,10 +70,24 @@ def read_folders(folders: Iterable[Path], cache: DigestCache, pinned: Collection
     kept = set()
     for folder in folders:
         entry = read_folder(folder, cache)
+        if entry.pipeline == CHECKER:
+            raise Misconfigured(f"{entry.name} checks pictures and makes none; name it as the checker of [safety]")
         entries.setdefault((entry.pipeline, entry.model), entry)
         if folder in pinned:
             kept.add(entry.model)
     return Served(tuple(entries.values()), frozenset(kept))
+
+
+def _checking(wanted: Wanted) -> Checking | None:
+    """The operator's checking with its checker read, and in its folder. Raises Misconfigured, Unavailable."""
+    if wanted.checking is None:
+        return None
+    folder = folder_of(wanted, wanted.checking.checker)
+    entry = read_folder(folder, wanted.cache)
+    if entry.pipeline != CHECKER:
+        raise Misconfigured(f"safety: {entry.name} serves {entry.pipeline} and checks nothing")
+    check_labels(StrictFolder(folder), wanted.checking)
+    return replace(wanted.checking, checker=entry.folder)
 
 
 def folder_of(wanted: Wanted, name: str) -> Path:

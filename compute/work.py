@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from compute.capability import Capability, Dtype
+from compute.safety import Safety
 from compute.spec import Artifact, JobShape, JobSpec
 from compute.trace import TraceLeaf
 from p2p.errors import Unavailable
@@ -35,13 +36,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """What a finished job left. ``trace_root`` commits to every latent; ``run_ms`` counts neither queue nor loading."""
+    """What a finished job left. ``trace_root`` commits to every latent; ``run_ms`` counts neither queue nor loading.
+
+    ``safety`` is what a checker found, None where none looked.
+    """
 
     artifacts: tuple[Artifact, ...]
     trace_root: bytes
     dtype: Dtype
     load_ms: int
     run_ms: int
+    safety: Safety | None = None
 
 
 @dataclass(frozen=True, slots=True)

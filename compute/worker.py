@@ -21,6 +21,7 @@ from compute.digestcache import DigestCache
 from compute.modelfolder import read_folder
 from compute.offline import go_offline
 from compute.opendevice import ORPHAN_S, MakeDevice, Settings, make_device
+from compute.safety import WHOLE, Checking
 from compute.tracestore import BUDGET, TraceStore
 from compute.workerprocess import EXIT_MISCONFIGURED, WorkerProcess
 from p2p.errors import Misconfigured
@@ -40,6 +41,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="auto", choices=["auto", *(d.value for d in Dtype)])
     parser.add_argument("--threads", type=int, default=0, help="threads of one step; 0 leaves the choice to torch")
     parser.add_argument("--memory", type=int, default=0, help="bytes that loaded models may take; 0: a share")
+    parser.add_argument("--checker", help="folder of a picture classifier that looks at results")
+    parser.add_argument(
+        "--unsafe", action="append", default=[], help="label of the checker that counts; may be repeated"
+    )
+    parser.add_argument("--let-pass", type=int, default=WHOLE // 2, help="the most that is delivered, in millionths")
     parser.add_argument("--orphan-seconds", type=float, default=ORPHAN_S, help="how long to wait for a lost node")
     parser.add_argument("--parent", type=int, default=os.getppid(), help=argparse.SUPPRESS)
     parser.add_argument("--keeper", type=int, default=0, help=argparse.SUPPRESS)
@@ -54,8 +60,9 @@ def main(argv: Sequence[str] | None = None, make: MakeDevice = make_device) -> i
     args = arguments().parse_args(argv)
     go_offline()
     settings = Settings(
-        args.socket, args.parent, args.device, args.dtype, args.threads, args.memory, args.orphan_seconds, args.keeper
-    )
+        args.socket, args.parent, args.device, args.dtype, args.threads, args.memory, args.orphan_seconds, args.keeper,
+        Checking(args.checker, tuple(args.unsafe), args.let_pass) if args.checker else None,
+    )  # fmt: skip
     try:
         entries = tuple(read_folder(folder, DigestCache(args.digests)) for folder in args.model)
     except Misconfigured as exc:

@@ -22,6 +22,7 @@ import trio
 from compute.capability import Dtype
 from compute.opendevice import ORPHAN_S
 from compute.otherprocess import kill, look_up, runs
+from compute.safety import Checking
 from compute.tracestore import BUDGET
 from p2p.errors import Misconfigured
 
@@ -54,6 +55,7 @@ class WorkerConfig:
     resident: int = 0
     digest_store: Path | None = None
     trace_budget: int = BUDGET
+    checking: Checking | None = None
     orphan_s: float = ORPHAN_S
     keeper: int = 0
     step_s: float = 120.0
@@ -79,6 +81,9 @@ class WorkerConfig:
         line += ["--traces", str(self.folder / "traces" / self.name), "--trace-budget", str(self.trace_budget)]
         line += ["--digests", str(self.digests), "--device", self.device, "--dtype", self.dtype]
         line += ["--threads", str(self.threads), "--memory", str(self.memory)]
+        if self.checking is not None:
+            line += ["--checker", self.checking.checker, "--let-pass", str(self.checking.most)]
+            line += [word for label in self.checking.unsafe for word in ("--unsafe", label)]
         return [*line, "--orphan-seconds", str(self.orphan_s)]
 
 

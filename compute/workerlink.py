@@ -104,7 +104,9 @@ class Worker:
         Raises Misconfigured for a model folder that cannot be served, or a device that is not there.
         """
         served: Served = await in_thread(self._serve)  # given up when the node ends: a pull may take long
-        config = self._config = replace(self._config, models=served.folders)
+        config = self._config = replace(
+            self._config, models=served.folders, checking=served.checking or self._config.checking
+        )
         self._pinned |= served.pinned
         self._capability = Capability(
             tuple(entry.capability(config.offered_dtype) for entry in served.entries), MAX_OPEN
@@ -285,6 +287,9 @@ class Worker:
                 if sum(head.size for head in said.artifacts) > MAX_RESULT:
                     pending.put.send_nowait(WorkerLost("the result is too large"))
                     return
+                if self._config.checking is not None and said.safety is None and any(map(_is_seen, said.artifacts)):
+                    pending.put.send_nowait(WorkerLost("the worker did not check its result"))  # one of an earlier node
+                    return
                 pending.done, pending.parts = said, [bytearray() for _ in said.artifacts]
             case m.ArtifactPart():
                 if pending.done is not None and said.index < len(pending.parts):
@@ -300,5 +305,9 @@ class Worker:
             artifacts = tuple(
                 Artifact(head.media_type, bytes(part)) for head, part in zip(done.artifacts, pending.parts, strict=True)
             )
-            result = JobResult(artifacts, done.trace_root, done.dtype, done.load_ms, done.run_ms)
+            result = JobResult(artifacts, done.trace_root, done.dtype, done.load_ms, done.run_ms, done.safety)
             pending.put.send_nowait(result)
+
+
+def _is_seen(head: m.ArtifactHead) -> bool:
+    return head.media_type.startswith(("image/", "video/"))

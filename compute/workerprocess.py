@@ -330,5 +330,5 @@ def _outcome(job_id: bytes, done: Finished) -> Outcome:
         for index, artifact in enumerate(done.artifacts)
         for at in range(0, len(artifact.data), m.PART)
     ]
-    head = m.JobDone(job_id, heads, done.trace_root, done.dtype, done.load_ms, done.run_ms)
+    head = m.JobDone(job_id, heads, done.trace_root, done.dtype, done.load_ms, done.run_ms, done.safety)
     return (head, *parts)

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 import trio
 
+from compute.safety import as_dict, in_words
 from ledger.money import wei_text
 from market.bidwire import BidCancelled, JobFailed
 from market.client import Client, Delivered, Ending, GatewayLost, Wish, bid_for, check_wish, choose_model
@@ -27,6 +28,7 @@ from market.instance import Instance, claim
 from market.lightclient import find_gateways, greeter_of, join
 from market.overlay import Overlay
 from market.progress import Display, JsonDisplay, PlainDisplay, RichDisplay
+from market.receipt import safety_in
 from market.refusal import Code, Refusal
 from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable
 from p2p.peer import PeerId, peer_text
@@ -222,6 +224,7 @@ class _Bidding:
             "limit_wei": done.limit,
             "paid_wei": done.paid,
             "seed": ending.bid.spec.seed,
+            **as_dict(safety := safety_in(done.receipt)),
             "sha256": done.artifacts[0].digest.hex(),
             "receipt": str(receipt),
             "out": str(out),
@@ -231,7 +234,7 @@ class _Bidding:
         if self._errand.as_json:
             print(json.dumps(report))
         else:
-            print(_summary(report))
+            print(_summary(report, in_words(safety)))
         return DONE
 
     def _seconds(self, ending: Delivered) -> dict[str, float]:
@@ -273,7 +276,7 @@ def check_target(out: Path | None) -> None:
         raise Misconfigured(f"out: {out} cannot be written")
 
 
-def _summary(report: dict[str, Any]) -> str:
+def _summary(report: dict[str, Any], safety: str) -> str:
     seconds = report["seconds"]
     return "\n".join(
         (
@@ -283,6 +286,7 @@ def _summary(report: dict[str, Any]) -> str:
             f"price     {wei_text(report['price_wei'])} (limit {wei_text(report['limit_wei'])}), "
             f"paid with tickets worth {wei_text(report['paid_wei'])}",
             f"seed      {report['seed']}",
+            f"safety    {safety}",
             f"time      {seconds['total']:.1f} s: found a gateway in {seconds['discover']:.1f}, auction "
             f"{seconds['auction']:.2f}, queue {seconds['queue']:.2f}, work {seconds['run']:.2f}, "
             f"transfer {seconds['transfer']:.2f}",

@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from multiaddr import Multiaddr
 from platformdirs import user_config_path, user_data_path
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -23,6 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from compute.safety import MAX_LABELS, WHOLE, Checking
 from compute.spec import (
     AUDIO_TO_TEXT,
     IMAGE_TO_IMAGE,
@@ -34,6 +35,7 @@ from compute.spec import (
     UPSCALE,
 )
 from ledger.money import GWEI, MAX_WEI, parse_wei
+from market.policy import Policy
 from p2p.addresses import is_local
 from p2p.errors import MalformedMessage, Misconfigured, PasarError
 from p2p.peer import parse_address, parse_peer
@@ -159,8 +161,42 @@ class ShelfConfig(BaseModel):
     pinned: tuple[str, ...] = ()
 
 
+class SafetyConfig(BaseModel):
+    """What this operator does not take or deliver: the table ``[safety]``.
+
+    ``words`` and ``patterns`` are looked for in prompts. ``checker`` is a picture classifier by folder, or ORG/NAME of
+    a hub, ``unsafe`` its labels that count, ``let_pass`` the percent up to which a result is delivered.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checker: str = Field(default="", max_length=1024)
+    unsafe: tuple[str, ...] = Field(default=("nsfw",), max_length=MAX_LABELS)
+    let_pass: int = Field(default=50, ge=0, le=100)
+    words: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_policy(self) -> Self:
+        try:
+            _ = self.policy
+        except Misconfigured as exc:
+            raise ValueError(str(exc)) from exc
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """The jobs that are not taken."""
+        return Policy(self.words, self.patterns)
+
+    @property
+    def checking(self) -> Checking | None:
+        """What is done with results; nothing without a checker."""
+        return Checking(self.checker, self.unsafe, self.let_pass * WHOLE // 100) if self.checker else None
+
+
 class Config(BaseSettings):
-    """Everything one node is told. Frozen; at most 20 fields."""
+    """Everything one node is told. Frozen; at most 20 fields that are no tables."""
 
     model_config = SettingsConfigDict(
         env_prefix="PASAR_",
@@ -187,6 +223,7 @@ class Config(BaseSettings):
     threads: int = Field(default=0, ge=0, le=256)
     models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()
     shelf: ShelfConfig = ShelfConfig()
+    safety: SafetyConfig = SafetyConfig()
     passphrase_file: Path | None = None
     log_json: bool = False
     strict_private: bool = False  # limits for one address hold for loopback and private ranges too

@@ -35,6 +35,7 @@ from market.jobrun import JobRun
 from market.jobstore import JobStore
 from market.keeping import Keeping, name_of
 from market.loadfeed import LoadFeed
+from market.policy import EVERYTHING, Policy
 from market.protocol import BID
 from market.purchase import Purchase
 from market.readystreams import ReadyStreams
@@ -86,6 +87,7 @@ class Means:
     nonce: Callable[[int], bytes]
     wall_time: Callable[[], float]
     reached: Callable[[str], None] = lambda point: None
+    policy: Policy = EVERYTHING
     binds: Callable[[str], bool] = lambda ip: False  # whether rules for one address hold for this one
 
 
@@ -156,6 +158,8 @@ class Gateway:
             return simple(Code.NO_CREDIT, hint, limit_wei=bid.limit)
         if not bid.limit and not self._m.development:
             return simple(Code.NO_CREDIT, "name a limit: off the development chain none is chosen for you")
+        if reason := self._m.policy.refuses(bid.spec):
+            return simple(Code.POLICY, reason, limit_wei=bid.limit)
         if self.draining or not self._room():
             return simple(Code.BUSY, "this gateway takes no more bids now", limit_wei=bid.limit)
         if self._of(raw.peer) >= self._share() or self._crowded(raw):

@@ -16,6 +16,7 @@ from typing import Annotated, TypeVar
 import trio
 
 from compute.digest import ArtifactDigest
+from compute.safety import Safety
 from compute.work import JobResult
 from market.offer import Dtype
 from market.receipt import Times
@@ -37,6 +38,7 @@ class KeptWork:
     trace_root: Hash
     artifacts: Annotated[tuple[ArtifactDigest, ...], Size(1, MAX_FILES)]
     times: Times
+    safety: Safety | None = None
 
 
 @dataclass(frozen=True, slots=True)

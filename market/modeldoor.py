@@ -19,6 +19,7 @@ from compute.modelfolder import read_folder
 from compute.modelref import MAX_REF, HubModel
 from compute.modelstore import ModelStore
 from compute.pins import read_pins, write_pin
+from compute.served import read_folders
 from market.config import Config
 from market.instance import MAX_INSTANCES, is_held
 from market.localdoor import Answers, knock
@@ -147,7 +148,7 @@ def keep_pin(config: Config, data_dir: Path, order: PinOrder) -> bytes:
     """
     store = store_of(config)
     if order.pinned:
-        model = read_folder(store.require(order.ref), cache_of(config)).model
+        model = read_folders([store.require(order.ref)], cache_of(config)).entries[0].model
     elif order.ref in read_pins(data_dir):
         folder = store.find(store.parse(order.ref))
         model = read_folder(folder, cache_of(config)).model if folder is not None and folder.is_dir() else bytes(32)

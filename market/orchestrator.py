@@ -29,6 +29,7 @@ from market.keeping import Keeping
 from market.loaddesk import LoadDesk
 from market.offer import MAX_MODELS, Load
 from market.offering import Offering, Terms
+from market.policy import EVERYTHING, Policy
 from market.protocol import JOB
 from market.quote import MAX_FINISH_MS, Places
 from market.quotedesk import QuoteDesk
@@ -74,6 +75,7 @@ class Supplies:
     small_job: int
     development: bool
     wall_time: Callable[[], float]
+    policy: Policy = EVERYTHING
     reached: Callable[[str], None] = lambda point: None
 
 
@@ -113,6 +115,7 @@ class Orchestrator:
             spare=self._spare,
             owed=self._owed,
             look_up=s.look_up,
+            policy=s.policy,
             reached=s.reached,
         )
         self._sales: dict[Name, Sale] = {}

@@ -14,6 +14,8 @@ from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 from compute.digest import ArtifactDigest, digest_artifact, digest_bytes
+from compute.safety import Safety
+from compute.safety import as_dict as safety_as_dict
 from compute.spec import MAX_SEED, MAX_STEPS, Artifact, JobSpec, Verification
 from ledger.money import Amount, Settlement
 from market.offer import Dtype, NetworkName
@@ -45,7 +47,8 @@ class Times:
 class Receipt:
     """Signed by ``orchestrator``. ``paid`` is what was credited when it was signed; the Statement closes the rest.
 
-    ``trace_root`` is None, and ``trace_kept_until`` (calendar milliseconds) 0, where no trace was bought.
+    ``trace_root`` is None, and ``trace_kept_until`` (calendar milliseconds) 0, where no trace was bought. ``safety`` is
+    what the seller's checker found, None where none looked.
     """
 
     protocol: U32
@@ -69,6 +72,7 @@ class Receipt:
     price: Amount
     paid: Amount
     times: Times
+    safety: Safety | None = None
 
 
 @message("countersigned-receipt", 1)
@@ -147,9 +151,18 @@ def verify_receipt(data: bytes, artifacts: Sequence[bytes], spec: JobSpec | None
 
 def spec_in(data: bytes) -> bytes:
     """The digest of the spec that a countersigned receipt is about; nothing is checked. Raises MalformedMessage."""
+    return _inside(data).spec
+
+
+def safety_in(data: bytes) -> Safety | None:
+    """What a countersigned receipt says of safety; nothing is checked. Raises MalformedMessage."""
+    return _inside(data).safety
+
+
+def _inside(data: bytes) -> Receipt:
     outer = decode_as(Signed, data, MAX_RECEIPT)
     inner = decode_as(CountersignedReceipt, outer.payload, MAX_RECEIPT)
-    return decode_as(Receipt, inner.receipt.payload, MAX_RECEIPT).spec
+    return decode_as(Receipt, inner.receipt.payload, MAX_RECEIPT)
 
 
 def check_signed(receipt: Signed, artifacts: Sequence[bytes], spec: JobSpec | None = None) -> Verified | NotVerified:
@@ -256,6 +269,7 @@ def as_dict(receipt: Receipt) -> dict[str, Any]:
         "sealed_at": _utc(receipt.times.sealed_at),
         "queued_ms": receipt.times.queued_ms,
         "run_ms": receipt.times.run_ms,
+        **safety_as_dict(receipt.safety),
     }
 
 

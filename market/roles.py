@@ -205,6 +205,7 @@ async def run_gateway(life: Life) -> None:
         chance=SystemRandom(),
         nonce=secrets.token_bytes,
         wall_time=time.time,
+        policy=config.safety.policy,
         binds=base.overlay.host.binds,
     )
     gateway = Gateway(means)
@@ -274,6 +275,7 @@ async def run_orchestrator(life: Life) -> None:
         small_job=SMALL_JOB_DEVELOPMENT if development else SMALL_JOB,
         development=development,
         wall_time=time.time,
+        policy=config.safety.policy,
     )
     orchestrator = Orchestrator(supplies)
     await nursery.start(orchestrator.run)

@@ -160,6 +160,8 @@ class Sale:
         if code:
             return events.AwardJudged(code, hint=hint)
         self._taken = True
+        if reason := shop.policy.refuses(award.spec):
+            return events.AwardJudged(wire.POLICY, hint=reason)
         units, standing = award.spec.shape.units, shop.books.standing(self.sender)
         owed = shop.owed(self.sender, self.name)
         if owed + units > standing.limit(shop.small_job):
@@ -294,6 +296,7 @@ class Sale:
             finished.result.trace_root,
             digests_of([(f.media_type, f.data) for f in files]),
             finished.times,
+            finished.result.safety,
         )
         await self._shop.keeping.put(name_of(*self.name), work, ciphers)
         terms = await self._params_if_any()
@@ -333,6 +336,7 @@ class Sale:
             price=price,
             paid=paid,
             times=work.times,
+            safety=work.safety,
         )
         self.talk.post(events.ReceiptSigned(sign(receipt, shop.signer)))
 

@@ -9,6 +9,7 @@ from compute.work import Machine
 from ledger.money import Settlement
 from ledger.receiving import ReceivingBooks
 from market.keeping import Keeping
+from market.policy import EVERYTHING, Policy
 from market.quotedesk import QuoteDesk
 from market.sessionstore import SessionStore
 from p2p.envelope import Signer
@@ -33,4 +34,5 @@ class Shop:
     spare: Callable[[Address, tuple[bytes, int]], int]  # a gateway's credit that no other sale than the named one holds
     owed: Callable[[Address, tuple[bytes, int]], int]  # units that its other sales have in work, or not paid
     look_up: Callable[[Address], Awaitable[object]]  # learn a gateway's cover before tickets of it are asked for
+    policy: Policy = EVERYTHING
     reached: Callable[[str], None] = lambda point: None  # told at points that a restart must survive

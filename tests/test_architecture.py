@@ -17,21 +17,21 @@ PURE = {
     "p2p": "admission blobs codec doorkeeper envelope errors framing lookup peer providers pulse redial scores "
     "standing transport",
     "compute": "batching capability catalog digest filekinds flaws inbasket jobboard likeness messages modelref "
-    "phases picture pictureheader pullplan renditions samplers shelf spec strictjson subtitles trace "
+    "phases picture pictureheader pullplan renditions safety samplers shelf spec strictjson subtitles trace "
     "wavefile weightsheader yardstick",
     "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "
     "transactions",
     "market": "auction bid bidwire book bookwire demo_tally equivocation following job jobwire loads neighbours "
-    "offer opening pace prefilter prices protocol quote receipt reconcile refusal reputation restarting scoring "
+    "offer opening pace policy prefilter prices protocol quote receipt reconcile refusal reputation restarting scoring "
     "sealing session",
 }
 SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections dialback discovery gossip hardening heartbeat host identity "
     "inbox kadstore keeper knock limits loglimit mdns memory netstream pipe presence quicklock stream "
     "transfer",
-    "compute": "calibration costbook costing device digestcache footprint hardware imagefile librarian link "
-    "modeldesk modelfolder modelstore nets offline opendevice openjob otherprocess pins pipeline pipelines plainmodels "
-    "pulling schedule served soundfile steploop strictfolder tracestore training transferring work worker "
+    "compute": "calibration checkerfolder costbook costing device digestcache footprint hardware imagefile librarian "
+    "link modeldesk modelfolder modelstore nets offline opendevice openjob otherprocess pins pipeline pipelines "
+    "plainmodels pulling schedule served soundfile steploop strictfolder tracestore training transferring work worker "
     "workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows "

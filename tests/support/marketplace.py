@@ -29,7 +29,9 @@ from market.hello import Greeter
 from market.keeping import Keeping
 from market.offering import Terms
 from market.orchestrator import Orchestrator, Supplies
+from market.policy import EVERYTHING, Policy
 from market.prefilter import SMALL_JOB_DEVELOPMENT
+from market.pricing import Pricing
 from market.refusal import Refusal
 from p2p.errors import PasarError, Unavailable
 from p2p.memory import MemoryNetwork, MemoryNode
@@ -63,7 +65,10 @@ class Place:
 class Marketplace:
     """Builds nodes on one memory network; every sender has a deposit."""
 
-    def __init__(self, nursery: trio.Nursery, folder: Path, seed: int = 0) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, folder: Path, seed: int = 0, pipelines: tuple[str, ...] = (PIPELINE,)
+    ) -> None:
+        self.pipelines = pipelines
         self.net = MemoryNetwork(seed=seed)
         self.cover = MemoryCover()
         self._nursery, self._folder = nursery, folder
@@ -82,13 +87,15 @@ class Marketplace:
 
         return reach
 
-    async def gateway(self, number: int, reached: Callable[[str], None] = lambda point: None) -> Place:
+    async def gateway(
+        self, number: int, reached: Callable[[str], None] = lambda point: None, policy: Policy = EVERYTHING
+    ) -> Place:
         key = Key(number)
         self.cover.covers[key.address] = Cover(ETH, ETH)
 
         async def build(seat: MemoryNode, journal: Journal, nursery: trio.Nursery) -> tuple[Gateway, SendingBooks]:
             greeter = self.greeter("gateway")
-            feed = BookFeed(seat, seat, greeter, (PIPELINE,), time.time)
+            feed = BookFeed(seat, seat, greeter, self.pipelines, time.time)
             lines = ControlLines(seat, greeter, self.reach(seat))
             books = SendingBooks(journal, key, SETTLEMENT, self.cover)
             await books.load()
@@ -111,6 +118,7 @@ class Marketplace:
                 nonce=self.random.randbytes,
                 wall_time=time.time,
                 reached=reached,
+                policy=policy,
             )
             gateway = Gateway(means)
             await nursery.start(feed.run)
@@ -130,6 +138,8 @@ class Marketplace:
         machine: Machine | None = None,
         slots: int = 1,
         reached: Callable[[str], None] = lambda point: None,
+        policy: Policy = EVERYTHING,
+        pricing: Pricing | None = None,
     ) -> Place:
         key = Key(number)
 
@@ -137,7 +147,7 @@ class Marketplace:
             seat: MemoryNode, journal: Journal, nursery: trio.Nursery
         ) -> tuple[Orchestrator, ReceivingBooks]:
             greeter = self.greeter("orchestrator")
-            feed = BookFeed(seat, seat, greeter, (PIPELINE,), time.time)
+            feed = BookFeed(seat, seat, greeter, self.pipelines, time.time)
             books = ReceivingBooks(journal, key, SETTLEMENT, ReceivingTerms(lives_for_ms=5000), self.cover)
             await books.load()
             supplies = Supplies(
@@ -152,11 +162,12 @@ class Marketplace:
                 cover=self.cover,
                 look_up=known,
                 keeping=Keeping(self._folder / f"{number}" / "sealed"),
-                terms=Terms(price, slots, SETTLEMENT, key.address),
+                terms=Terms(price, slots, SETTLEMENT, key.address, pricing),
                 small_job=SMALL_JOB_DEVELOPMENT,
                 development=True,
                 wall_time=time.time,
                 reached=reached,
+                policy=policy,
             )
             orchestrator = Orchestrator(supplies)
             await nursery.start(feed.run)
@@ -200,10 +211,12 @@ class Marketplace:
 
 
 @asynccontextmanager
-async def marketplace(folder: Path, seed: int = 0) -> AsyncGenerator[Marketplace]:
+async def marketplace(
+    folder: Path, seed: int = 0, pipelines: tuple[str, ...] = (PIPELINE,)
+) -> AsyncGenerator[Marketplace]:
     """A market that ends with the block."""
     async with trio.open_nursery() as nursery:
-        yield Marketplace(nursery, folder, seed)
+        yield Marketplace(nursery, folder, seed, pipelines)
         nursery.cancel_scope.cancel()
 
 
