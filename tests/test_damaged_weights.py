@@ -34,7 +34,8 @@ def test_every_loader_refuses_damaged_weights_in_one_way(
     tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     entry = read_folder(bundled(name))
-    for number in range(len(weights_of(bundled(name)))):
+    each = range(len(weights_of(bundled(name))) if damage is half_a_sign else 1)
+    for number in each:
         folder = copied(bundled(name), tmp_path / str(number))
         damage(weights_of(folder)[number])
         with pytest.raises(Misconfigured, match="cannot be loaded"):
@@ -60,7 +61,7 @@ async def test_a_worker_refuses_jobs_of_a_damaged_model_and_goes_on_with_the_oth
                 made = await worker.generate(job_id(name), spec, lambda step: None, files)
                 assert read_picture(made.artifacts[0].data).size == (256, 256)
             assert worker.capability().models[0].pipeline == UPSCALE
-            with pytest.raises(Refused, match="NO_MODEL"):
+            with pytest.raises(Refused, match="NO_PIPELINE"):
                 await worker.generate(job_id("d"), job_spec(broken.model), lambda step: None)
             assert worker.pid == pid
             nursery.cancel_scope.cancel()
