@@ -85,11 +85,11 @@ def test_the_wire_form_is_fixed_and_a_model_appears_once() -> None:
     wire = encode(HERE)
     assert decode(wire) == HERE
     assert wire.hex() == (
-        "94aa6361706162696c69747902919dc420" + "6d" * 32 + "a474696e79ad746578742d746f2d696d61676540cd010008cd03e8"
-        "a46670333200" + "00c2000001"
+        "94aa6361706162696c69747902919ec420" + "6d" * 32 + "a474696e79ad746578742d746f2d696d61676540cd010008cd03e8"
+        "a46670333200" + "00c200000001"
     )
     with pytest.raises(ValueError, match="twice"):
         Capability((ENTRY, ENTRY))
-    twice = wire.replace(b"\x91\x9d", b"\x92\x9d").replace(wire[16:-1], wire[16:-1] * 2)
+    twice = wire.replace(b"\x91\x9e", b"\x92\x9e").replace(wire[16:-1], wire[16:-1] * 2)
     with pytest.raises(MalformedMessage):
         decode(twice)

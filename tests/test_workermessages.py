@@ -25,9 +25,9 @@ GOLDEN: list[tuple[Any, str]] = [
     (
         m.ModelChanged(ENTRY),
         (
-            "93b4776f726b65722d6d6f64656c2d6368616e676564029dc4206d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d"
+            "93b4776f726b65722d6d6f64656c2d6368616e676564029ec4206d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d"
             "6d6d6d6d6d6d6d6d6d6da474696e79ad746578742d746f2d696d61676540cd010008cd03e8a466703332ce00015f90cd"
-            "02bcc30000"
+            "02bcc3000000"
         ),
     ),
     (
@@ -86,9 +86,9 @@ GOLDEN: list[tuple[Any, str]] = [
     (
         m.JobDone(JOB, (m.ArtifactHead("image/png", 3),), b"t" * 32, Dtype.BF16, 700, 2500),
         (
-            "98ab776f726b65722d646f6e6501c4206a6f622e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e"
+            "99ab776f726b65722d646f6e6501c4206a6f622e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e"
             "9192a9696d6167652f706e6703c4207474747474747474747474747474747474747474747474747474747474747474a4"
-            "62663136cd02bccd09c4"
+            "62663136cd02bccd09c4c0"
         ),
     ),
     (
