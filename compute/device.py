@@ -42,6 +42,7 @@ BUILT_IN = {
     "image-to-video": "compute.pipelines.image_to_video:ImageToVideo",
     "upscale": "compute.pipelines.upscale:Upscale",
     "segment-anything": "compute.pipelines.segment_anything:SegmentAnything",
+    "transcode": "compute.pipelines.transcode:Transcode",
 }
 _MAX_NANO = 2**62
 

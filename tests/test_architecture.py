@@ -18,12 +18,14 @@ PURE = {
     "standing transport",
     "compute": "batching capability catalog digest filekinds flaws inbasket jobboard likeness messages modelref "
     "phases picture pictureheader pullplan renditions samplers shelf spec strictjson subtitles trace "
-    "wavefile weightsheader",
+    "wavefile weightsheader "
+    "filmheader profiles",
     "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "
     "transactions",
     "market": "auction bid bidwire book bookwire demo_tally equivocation following job jobwire loads neighbours "
     "offer opening pace prefilter protocol quote receipt reconcile refusal reputation restarting scoring "
-    "sealing session",
+    "sealing session "
+    "reel",
 }
 SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections dialback discovery gossip hardening heartbeat host identity "
@@ -32,7 +34,8 @@ SHELL = {  # whatever touches the world, or another shell
     "compute": "calibration device digestcache footprint hardware imagefile librarian link modeldesk modelfolder "
     "modelstore nets offline opendevice openjob otherprocess pins pipeline pipelines plainmodels pulling "
     "schedule served soundfile steploop strictfolder tracestore training transferring watching work worker "
-    "workerchild workerlife workerlink workerprocess",
+    "workerchild workerlife workerlink workerprocess "
+    "encodermodel filmcutting filmprobe",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows "
     "sending transaction_rows transactor txstore wallet",
@@ -41,7 +44,8 @@ SHELL = {  # whatever touches the world, or another shell
     "handover hello http instance jobinputs jobrun jobstore keeping lifeline lightclient loaddesk "
     "loadfeed localdoor localmodels looking model_commands modelbench modeldoor offering orchestrator "
     "outcome overlay parcels progress proofkeeper purchase quotedesk readystreams rolekit roles sale "
-    "servicenotice sessionstore shop supervisor wallet_commands walletdoor whereabouts",
+    "servicenotice sessionstore shop supervisor wallet_commands walletdoor whereabouts "
+    "askingfilm live live_commands livesource saving",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess
