@@ -34,7 +34,7 @@ WISH = Wish("", steps=1, guidance=0, seed=0, deadline_ms=20_000, wait=True, opti
 @pytest.fixture(scope="module")
 def camera(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("film") / "camera.mp4"
-    path.write_bytes(film(steady(150), sound="aac", preset="fast"))
+    path.write_bytes(film(steady(150), sound="aac", preset="veryfast"))
     return path
 
 
