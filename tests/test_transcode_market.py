@@ -21,6 +21,7 @@ from compute.workerlink import Worker  # noqa: E402
 from market.asking import Asked, ask  # noqa: E402
 from market.bidwire import JobFailed, JobNews, News  # noqa: E402
 from market.client import Client, Delivered, Ending, Wish, bid_for, choose_model  # noqa: E402
+from market.conversation import now_ms  # noqa: E402
 from market.refusal import Refusal  # noqa: E402
 from market.saving import places, write_all  # noqa: E402
 from p2p.peer import PeerId  # noqa: E402
@@ -68,27 +69,32 @@ def wanted(folder: Path, data: bytes, *options: str, name: str = "film.mp4") -> 
     return ask(TRANSCODE, Wish("", deadline_ms=60_000, wait=True), path, options)
 
 
-async def test_a_film_comes_back_as_files(tmp_path: Path) -> None:
-    with trio.fail_after(180):
+async def test_films_through_a_market(tmp_path: Path) -> None:
+    with trio.fail_after(300):
         async with counter(tmp_path) as at:
-            asked = wanted(tmp_path, PLAIN, "renditions=240p,144p")
-            got, heard = await at.buy(asked)
-            assert isinstance(got, Delivered)
-            paths = places(tmp_path / "out.mp4", asked.names)
-            write_all(paths, got.files)
-            assert [path.name for path in paths] == ["out-240p.mp4", "out-144p.mp4"]
-            assert [seen(path.read_bytes())["frames"] for path in paths] == [90, 90]
-            assert News.STEP in [news.event for news in heard]
-            model = at.worker.capability().models[0]
-            assert got.receipt.model == model.model
-            assert (model.name, model.pipeline) == ("x264-veryfast", TRANSCODE)
-            listed = wanted(tmp_path, PLAIN, "renditions=144p", "form=hls")
-            hls, _ = await at.buy(listed)
-            assert isinstance(hls, Delivered)
-            write_all(places(tmp_path / "hls", listed.names), hls.files)
-            with av.open(str(tmp_path / "hls" / "master.m3u8")) as source:
-                assert sum(1 for packet in source.demux(video=0) for _ in packet.decode()) == 90
-            assert at.seller.books.standing(at.gateway.key.address).delivered == 2  # type: ignore[union-attr]
+            await a_film_comes_back_as_files(at, tmp_path)
+            await bad_films_are_refused_and_nobody_is_blamed(at, tmp_path)
+
+
+async def a_film_comes_back_as_files(at: Counter, folder: Path) -> None:
+    asked = wanted(folder, PLAIN, "renditions=240p,144p")
+    got, heard = await at.buy(asked)
+    assert isinstance(got, Delivered)
+    paths = places(folder / "out.mp4", asked.names)
+    write_all(paths, got.files)
+    assert [path.name for path in paths] == ["out-240p.mp4", "out-144p.mp4"]
+    assert [seen(path.read_bytes())["frames"] for path in paths] == [90, 90]
+    assert News.STEP in [news.event for news in heard]
+    model = at.worker.capability().models[0]
+    assert got.receipt.model == model.model
+    assert (model.name, model.pipeline) == ("x264-veryfast", TRANSCODE)
+    listed = wanted(folder, PLAIN, "renditions=144p", "form=hls")
+    hls, _ = await at.buy(listed)
+    assert isinstance(hls, Delivered)
+    write_all(places(folder / "hls", listed.names), hls.files)
+    with av.open(str(folder / "hls" / "master.m3u8")) as source:
+        assert sum(1 for packet in source.demux(video=0) for _ in packet.decode()) == 90
+    assert at.seller.books.standing(at.gateway.key.address).delivered == 2  # type: ignore[union-attr]
 
 
 BAD = {
@@ -100,20 +106,18 @@ BAD = {
 }
 
 
-async def test_bad_films_are_refused_and_nobody_is_blamed(tmp_path: Path) -> None:
+async def bad_films_are_refused_and_nobody_is_blamed(at: Counter, folder: Path) -> None:
     """Each is asked for as if it were a small and good one, by a client that lies or does not look."""
-    with trio.fail_after(240):
-        async with counter(tmp_path) as at:
-            good = wanted(tmp_path, PLAIN, "renditions=144p")
-            for what, (data, why) in BAD.items():
-                file = Input("video/mp4", len(data), sha256(data).digest())
-                got, _ = await at.buy(Asked(replace(good.wish, inputs=(file,)), (data,)))
-                assert isinstance(got, JobFailed), what
-                assert got.code == "BAD_INPUT", what
-                assert why in got.hint, (what, got.hint)
-                assert got.charged == 0
-            seller = at.gateway.role.reputation.view(at.seller.key.peer, 0)  # type: ignore[union-attr]
-            assert not seller.banned
-            again, _ = await at.buy(good)
-            assert isinstance(again, Delivered)
-            assert again.receipt.price > 0
+    good = wanted(folder, PLAIN, "renditions=144p")
+    for what, (data, why) in BAD.items():
+        file = Input("video/mp4", len(data), sha256(data).digest())
+        got, _ = await at.buy(Asked(replace(good.wish, inputs=(file,)), (data,)))
+        assert isinstance(got, JobFailed), what
+        assert got.code == "BAD_INPUT", what
+        assert why in got.hint, (what, got.hint)
+        assert got.charged == 0
+    view = at.gateway.role.reputation.view(at.seller.key.peer, now_ms())  # type: ignore[union-attr]
+    assert not view.banned
+    again, _ = await at.buy(good)
+    assert isinstance(again, Delivered)
+    assert again.receipt.price > 0
