@@ -23,7 +23,7 @@ from compute.spec import MAX_INPUT, MAX_SIDE, TRANSCODE
 from compute.strictfolder import StrictFolder, own_words
 
 KIND: Final = "pasar-encoder"
-MAX_FRAMES: Final = 216_000  # an hour at sixty a second
+MAX_FRAMES: Final = 108_000  # an hour at thirty a second
 _PATIENCE_S: Final = 60.0
 _ROOT: Final = Path(__file__).resolve().parent.parent
 

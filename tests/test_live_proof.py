@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 av = pytest.importorskip("av")
 pytest.importorskip("torch")
 
+from compute.filmcutting import cut_film  # noqa: E402
 from tests.support.films import film, seen, steady  # noqa: E402
 from tests.support.processes import LocalMarket, local_market, outcome  # noqa: E402
 
@@ -72,3 +73,22 @@ def test_a_film_is_bought_and_what_is_none_is_not_sent(market: LocalMarket, clip
     process = market.start("bid", "transcode", "--file", str(noise))
     assert process.wait() == 2
     assert "no film" in process.errors() or "no pictures" in process.errors()
+
+
+def test_segments_in_a_folder_become_a_stream_as_they_appear(market: LocalMarket, clip: Path) -> None:
+    source, out = market.home / "segments", market.home / "window"
+    source.mkdir()
+    told = ("--source", str(source), "--out", str(out), "--set", "renditions=144p", "--idle", "8", "--whole", "--json")
+    process = market.start("live", *told, "--window", "3")
+    for number, cut in enumerate(islice(cut_film(clip, 2.0), 5)):
+        fresh = source / f"next{number}"
+        fresh.write_bytes(cut.data)
+        fresh.rename(source / f"seg{number + 8}.ts")  # 9 comes before 10
+    assert process.wait(120) == 0, process.tail()
+    report = json.loads(process.stdout[-1])
+    assert (report["segments"], report["lost"]) == (5, 0), process.tail()
+    text = (out / "144p.m3u8").read_text()
+    assert "#EXT-X-MEDIA-SEQUENCE:2\n" in text
+    assert [line for line in text.splitlines() if line.endswith(".ts")] == [f"144p_00000{n}.ts" for n in (2, 3, 4)]
+    joined = b"".join(path.read_bytes() for path in sorted(out.glob("144p_*.ts")))
+    assert seen(joined)["frames"] == 300
