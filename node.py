@@ -22,6 +22,7 @@ import typer
 
 import ledger.commands
 import market.commands
+import market.live_commands
 import market.wallet_commands
 from market.config import ROLES, Config, load_config
 from market.console import configure_logs, run_app
@@ -77,7 +78,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for part in (market.commands.app, market.wallet_commands.app, ledger.commands.app):
+for part in (market.commands.app, market.live_commands.app, market.wallet_commands.app, ledger.commands.app):
     app.registered_commands += part.registered_commands
     app.registered_groups += part.registered_groups
 

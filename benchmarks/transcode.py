@@ -15,6 +15,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+import trio
+
+from benchmarks.live_market import through_market
 from benchmarks.report import NotRun, Report, Say, goal
 
 SECONDS: Final = 12
@@ -31,7 +34,7 @@ _ENCODE: Final = (
 
 
 def run(say: Say) -> Report:
-    """Alternating rounds on one clip, the likeness of both results to the source, and a live stream."""
+    """Alternating rounds on one clip, the likeness of both results to the source, and live: alone and in a market."""
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg is None:
         raise NotRun("there is no ffmpeg to compare with: apt-get install ffmpeg")
@@ -44,14 +47,16 @@ def run(say: Say) -> Report:
         subprocess.run([ffmpeg, "-v", "error", *_SOURCE.format(seconds=SECONDS).split(), str(clip)], check=True)
         whole = _whole(ffmpeg, clip, say)
         live = _live(ffmpeg, clip, say)
+        sold = trio.run(through_market, clip, "240p", LIVE_MS / 1000, say)
     goals = [
         goal("CPU seconds against the ffmpeg command line", whole["ratio"], "<=", 1.25),
         goal("CPU seconds against the ffmpeg command line (stretch)", whole["ratio"], "<=", 1.15),
         goal("frames of the clip in each rendition", min(whole["frames"].values()), ">=", SECONDS * 30),
         goal("likeness of a rendition to the source, mean dB over ffmpeg's", whole["psnr_over_ffmpeg"], ">=", -0.5),
         goal("live 240p: seconds of film a second", live["speed"], ">=", 1.0),
+        goal("live 240p through a market, a job a segment: seconds of film a second", sold["speed"], ">=", 1.0),
     ]
-    return {"results": {"whole": whole, "live": live}, "goals": goals}
+    return {"results": {"whole": whole, "live": live, "live_market": sold}, "goals": goals}
 
 
 def _whole(ffmpeg: str, clip: Path, say: Say) -> dict[str, Any]:
@@ -69,12 +74,29 @@ def _whole(ffmpeg: str, clip: Path, say: Say) -> dict[str, Any]:
         say(f"round {number + 1}: {mine[-1]:.2f} CPU s, ffmpeg {theirs[-1]:.2f}")
     ratio = statistics.median(one / other for one, other in zip(mine, theirs, strict=True))
     judged = _judged(clip, segments, ladder)
+    decoded = _decoded_pixel(clip, ladder, statistics.median(mine))
+    say(f"to decode a pixel takes {decoded:.2f} of what it takes to scale and encode one; a price counts it as a half")
     return {
         "cpu_s": round(statistics.median(mine), 2),
         "ffmpeg_cpu_s": round(statistics.median(theirs), 2),
         "ratio": round(ratio, 3),
+        "decoded_pixel": round(decoded, 2),
         **judged,
     }
+
+
+def _decoded_pixel(clip: Path, ladder: Any, whole_s: float) -> float:
+    """What a pixel of the source costs to decode, over what one of the renditions costs beside that."""
+    import av
+
+    pixels, start = 0, time.process_time()
+    with av.open(str(clip)) as source:
+        source.streams.video[0].thread_count = 1
+        for frame in source.decode(video=0):
+            pixels += frame.width * frame.height
+    spent = time.process_time() - start
+    made = sum(one.width * one.height for one in ladder.renditions) * SECONDS * 30
+    return (spent / pixels) / (max(whole_s - spent, 0.001) / made)
 
 
 def _live(ffmpeg: str, clip: Path, say: Say) -> dict[str, Any]:

@@ -12,6 +12,7 @@ class Flaw(StrEnum):
 
     NO_MODEL = "no-model"  # no folder, or nothing in it says what it is
     UNSERVED = "unserved"  # a kind of model that no pipeline here serves
+    NOT_INSTALLED = "not-installed"  # what would run it is an extra that this machine does not have
     INCOMPLETE = "incomplete"  # a part or a file that it names is not there
     PICKLE = "pickle"  # weights only in a format that runs code when it is read
     REMOTE_CODE = "remote-code"  # it brings code, or names code elsewhere

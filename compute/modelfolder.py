@@ -24,9 +24,10 @@ from compute.strictfolder import StrictFolder, own_words
 
 GROUP = "pasar.readers"
 Reader = Callable[[StrictFolder, Mapping[str, Any], DigestCache], ModelEntry]
-READERS = dict.fromkeys(
-    KINDS, "compute.plainmodels:read_plain"
-)  # kind -> "module:function" for kinds that are no diffusers pipeline of ours
+READERS = {  # kind -> "module:function" for kinds that are no diffusers pipeline of ours
+    **dict.fromkeys(KINDS, "compute.plainmodels:read_plain"),
+    "pasar-encoder": "compute.encodermodel:read_encoder",
+}
 INDEXES = ("model_index.json", "config.json")
 
 

@@ -6,13 +6,15 @@ Renditions are bounded here before anything is decoded. Pure: no codec, no clock
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from p2p.errors import Refused
 
+SECOND: Final = 90_000  # ticks of the clock of a transport stream
 MAX_BYTES: Final = 1 << 28  # of a whole film
+MAX_MADE: Final = 1 << 26  # bytes of all that is made of one, where somebody holds it whole
 MAX_RENDITIONS: Final = 8
 MIN_SIDE, MAX_SIDE = 32, 3840
 MIN_BITRATE, MAX_BITRATE = 20_000, 50_000_000
@@ -114,21 +116,37 @@ def media_playlist(
     whole: bool = False,
     first: int = 0,
     longest_ms: int = MIN_SEGMENT_MS,
+    breaks: Collection[int] = (),
+    breaks_before: int = 0,
 ) -> str:
     """The playlist of one rendition from (file, milliseconds). ``first`` numbers the first of them.
 
     ``longest_ms`` is the least that the target duration must allow for, since it may not change while a stream lasts;
-    ``whole`` says that nothing was or will be taken out.
+    ``whole`` says that nothing was or will be taken out. ``breaks`` are the places in ``segments`` that do not go on
+    from the one before, ``breaks_before`` counts those that the list no longer has.
     """
     longest = max([longest_ms, *(ms for _, ms in segments)])
     lines = ["#EXTM3U", "#EXT-X-VERSION:3", f"#EXT-X-TARGETDURATION:{-(-longest // 1000)}"]
     lines.append(f"#EXT-X-MEDIA-SEQUENCE:{first}")
+    lines += [f"#EXT-X-DISCONTINUITY-SEQUENCE:{breaks_before}"] * bool(breaks_before)
     if whole:
         lines.append("#EXT-X-PLAYLIST-TYPE:VOD")
     lines.append("#EXT-X-INDEPENDENT-SEGMENTS")
-    for file, ms in segments:
-        lines += [f"#EXTINF:{ms / 1000:.3f},", file]
+    for place, (file, ms) in enumerate(segments):
+        lines += ["#EXT-X-DISCONTINUITY"] * (place in breaks) + [f"#EXTINF:{ms / 1000:.3f},", file]
     return "\n".join(lines + ["#EXT-X-ENDLIST"] * ended) + "\n"
+
+
+def ranges_playlist(file: str, segments: Sequence[tuple[int, int]]) -> str:
+    """The playlist of a whole rendition that lies in one file, from (bytes, milliseconds) of each segment in it."""
+    longest = max([MIN_SEGMENT_MS, *(ms for _, ms in segments)])
+    lines = ["#EXTM3U", "#EXT-X-VERSION:4", f"#EXT-X-TARGETDURATION:{-(-longest // 1000)}"]
+    lines += ["#EXT-X-MEDIA-SEQUENCE:0", "#EXT-X-PLAYLIST-TYPE:VOD", "#EXT-X-INDEPENDENT-SEGMENTS"]
+    at = 0
+    for size, ms in segments:
+        lines += [f"#EXTINF:{ms / 1000:.3f},", f"#EXT-X-BYTERANGE:{size}@{at}", file]
+        at += size
+    return "\n".join([*lines, "#EXT-X-ENDLIST"]) + "\n"
 
 
 def master_playlist(variants: Sequence[Variant]) -> str:
@@ -146,11 +164,31 @@ def renumbered(data: bytes, counters: dict[int, int]) -> bytes:
     A counter belongs to a packet id and counts packets with payload only (ISO 13818-1, 2.4.3.3).
     """
     out = bytearray(data)
-    for at in range(0, len(out) - _PACKET + 1, _PACKET):
-        if out[at] != _SYNC:
-            raise ValueError("no transport stream")
-        pid = (out[at + 1] & 0x1F) << 8 | out[at + 2]
+    for at, pid in _packets(data):
         if out[at + 3] & 0x10:
             counters[pid] = (counters.get(pid, -1) + 1) & 0x0F
         out[at + 3] = out[at + 3] & 0xF0 | counters.get(pid, 0)
     return bytes(out)
+
+
+def standing_alone(data: bytes) -> bytes:
+    """Transport packets, each id introduced by one without payload that says: what counters said before is over.
+
+    So the segments of many machines follow each other without a packet seeming lost (ISO 13818-1, 2.4.3.5).
+    """
+    out, known = bytearray(), set[int]()
+    for at, pid in _packets(data):
+        if pid not in known:
+            known.add(pid)
+            before = (data[at + 3] - 1) & 0x0F
+            out += bytes((_SYNC, pid >> 8, pid & 0xFF, 0x20 | before, _PACKET - 5, 0x80)) + b"\xff" * (_PACKET - 6)
+        out += data[at : at + _PACKET]
+    return bytes(out)
+
+
+def _packets(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where each whole packet begins, and its id. Raises ValueError for what is no transport stream."""
+    for at in range(0, len(data) - _PACKET + 1, _PACKET):
+        if data[at] != _SYNC:
+            raise ValueError("no transport stream")
+        yield at, (data[at + 1] & 0x1F) << 8 | data[at + 2]

@@ -9,16 +9,21 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import structlog
+
 from compute.catalog import ModelEntry
 from compute.checkerfolder import check_labels
 from compute.digestcache import DigestCache
-from compute.modelfolder import bundled_names, read_folder
+from compute.flaws import BadModel, Flaw
+from compute.modelfolder import bundled, bundled_names, read_folder
 from compute.modelref import HubModel
 from compute.modelstore import ModelStore
 from compute.pulling import pull
 from compute.safety import CHECKER, Checking
 from compute.strictfolder import StrictFolder
 from p2p.errors import Misconfigured
+
+log = structlog.get_logger("node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +60,31 @@ class Served:
 
 
 def serve(wanted: Wanted) -> Served:
-    """Read them all. Raises Misconfigured for the first that cannot be served, Unavailable when a pull fails."""
-    names = dict.fromkeys((*wanted.pinned, *(wanted.names or bundled_names())))
+    """Read them all. Raises Misconfigured for the first that cannot be served, Unavailable when a pull fails.
+
+    What is bundled, was not named, and needs something that is not installed, is left out and said.
+    """
+    names = dict.fromkeys((*wanted.pinned, *(wanted.names or installed(bundled_names(), wanted.cache))))
     folders = [folder_of(wanted, name) for name in names]
     served = read_folders(
         folders, wanted.cache, {folders[at] for at, name in enumerate(names) if name in wanted.pinned}
     )
     return replace(served, checking=_checking(wanted))
+
+
+def installed(names: Iterable[str], cache: DigestCache) -> tuple[str, ...]:
+    """Of bundled models those that can run here."""
+    found = []
+    for name in names:
+        try:
+            read_folder(bundled(name), cache)
+        except BadModel as exc:
+            if exc.flaw is not Flaw.NOT_INSTALLED:
+                raise
+            log.warning("a bundled model is not served", model=name, reason=str(exc))
+        else:
+            found.append(name)
+    return tuple(found)
 
 
 def read_folders(folders: Iterable[Path], cache: DigestCache, pinned: Collection[Path] = ()) -> Served:

@@ -1,7 +1,7 @@
 """What a person names on the command line for a pipeline that works on a file: read, measured, and put into a wish.
 
 A job is priced by its shape, which the seller's worker holds against the file; so the client looks into it first.
-Pictures are measured by their header, sounds by theirs. Shell: reads files. Knows no gateway.
+Pictures are measured by their header, sounds and films by theirs. Shell: reads files. Knows no gateway.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from compute.spec import (
     MAX_OPTIONS,
     SEGMENT_ANYTHING,
     TEXT_TO_IMAGE,
+    TRANSCODE,
     UPSCALE,
     Input,
     Option,
 )
+from market.askingfilm import on_film, order_of
 from market.client import Wish
 from p2p.errors import Misconfigured
 
@@ -34,24 +36,25 @@ PICTURES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 SOUNDS = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
 UNMEASURED_MS = 600_000  # what a sound is taken for whose header we do not read: its price is a bound, not its length
 ON_PICTURES = frozenset({IMAGE_TO_TEXT, SEGMENT_ANYTHING, UPSCALE, IMAGE_TO_VIDEO})
-SERVED = frozenset({TEXT_TO_IMAGE, AUDIO_TO_TEXT, *ON_PICTURES})
+SERVED = frozenset({TEXT_TO_IMAGE, AUDIO_TO_TEXT, TRANSCODE, *ON_PICTURES})
 FRAMES = 16  # of a clip, where nobody says how many: --frames
 FACTORS = {"": 2, "2": 2, "4": 4}  # of what is made larger
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A wish with the bytes of its inputs."""
+    """A wish with the bytes of its inputs, and the names of the files that come of it where its pipeline has some."""
 
     wish: Wish
     files: tuple[bytes, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def ask(pipeline: str, wish: Wish, file: Path | None, options: Sequence[str]) -> Asked:
     """The wish of this pipeline on this file. Raises Misconfigured for what cannot be one, in words for a terminal."""
     if pipeline not in SERVED:
         raise Misconfigured(f"pipeline: {pipeline[:64]!r} is none; there are {', '.join(sorted(SERVED))}")
-    wish = replace(wish, options=_options(options))
+    wish = replace(wish, options=options_of(options))
     if pipeline in DENOISED:
         if file is not None:
             raise Misconfigured(f"file: {pipeline} works on words alone")
@@ -65,12 +68,16 @@ def ask(pipeline: str, wish: Wish, file: Path | None, options: Sequence[str]) ->
         told = _picture(wish, data, _factor(pipeline, wish))
         if pipeline == IMAGE_TO_VIDEO:
             told = replace(told, length=wish.length or FRAMES)
+    elif pipeline == TRANSCODE:
+        told = on_film(wish, data, file.suffix.lower())
     else:
         told = _sound(wish, data, file.suffix.lower())
-    return Asked(replace(told, steps=1, guidance=0), (data,))
+    names = order_of(wish).names if pipeline == TRANSCODE else ()
+    return Asked(replace(told, steps=1, guidance=0), (data,), names)
 
 
-def _options(texts: Sequence[str]) -> tuple[Option, ...]:
+def options_of(texts: Sequence[str]) -> tuple[Option, ...]:
+    """What --set was given, in order. Raises Misconfigured."""
     found = {}
     for text in texts:
         name, given, value = text.partition("=")

@@ -7,10 +7,10 @@ before first, and goes on to the next when one is gone. Ctrl-C takes the bid bac
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from market.overlay import Overlay
 from market.progress import Display, JsonDisplay, PlainDisplay, RichDisplay
 from market.receipt import safety_in
 from market.refusal import Code, Refusal
-from p2p.errors import Misconfigured, PeerFault, Refused, Unavailable
+from market.saving import check_target, has_playlists, places, write_all
+from p2p.errors import PeerFault, Refused, Unavailable
 from p2p.peer import PeerId, peer_text
 
 log = structlog.get_logger(__name__)
@@ -42,19 +43,21 @@ ENDINGS = {
     "application/x-subrip": ".srt",
     "text/vtt": ".vtt",
     "video/mp4": ".mp4",
+    "video/mp2t": ".ts",
 }
 NO_ROOM = (Code.BUSY, Code.TOO_MANY, Code.NO_ANSWER)  # of this gateway: another one may have some
 
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """One ``bid`` on the command line."""
+    """One ``bid`` on the command line. ``names``: those of the files of its result, where its pipeline names them."""
 
     pipeline: str
     wish: Wish
     out: Path | None
     as_json: bool
     files: tuple[bytes, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -69,7 +72,7 @@ class _Marks:
 async def run_bid(config: Config, errand: Errand) -> int:
     """Do the errand; the exit code. Raises Misconfigured before anything is dialled."""
     check_wish(errand.wish, errand.pipeline)
-    check_target(errand.out)
+    check_target(errand.out, errand.names)
     instance = claim(config.home, config.network, "client", config.data_dir)
     code = [FAILED]
     try:
@@ -204,17 +207,17 @@ class _Bidding:
     def _delivered(self, gateway: PeerId, ending: Delivered) -> int:
         done = ending.done
         name = done.job_id.hex()[:12]
-        out = self._errand.out or Path(f"pasar-{name}{ending_of(done.artifacts[0].media_type)}")
+        kept, names = ending_of(done.artifacts[0].media_type), self._errand.names
+        out = self._errand.out or Path(f"pasar-{name}{'' if has_playlists(names) else kept}")
         receipt = self._instance.path / "receipts" / f"{done.job_id.hex()}.receipt"
         receipt.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         receipt.write_bytes(done.receipt)
         try:
-            beside = save(out, ending)
+            saved, *beside = save(out, ending, names)
         except OSError as exc:  # it is paid for: keep it where we can write
-            saved = receipt.with_suffix(ending_of(done.artifacts[0].media_type))
-            save(saved, ending)
+            saved, *_ = save(receipt.with_suffix("" if has_playlists(names) else kept), ending, names)
             hint = f"cannot write {out} ({exc.strerror}); the result is in {saved}"
-            return self._refused(FAILED, {"code": "NOT_WRITTEN", "hint": hint, "out": str(saved)})
+            return self._refused(FAILED, {"code": "NOT_WRITTEN", "hint": hint, "out": saved})
         report = {
             "job_id": done.job_id.hex(),
             "gateway": peer_text(gateway),
@@ -227,7 +230,7 @@ class _Bidding:
             **as_dict(safety := safety_in(done.receipt)),
             "sha256": done.artifacts[0].digest.hex(),
             "receipt": str(receipt),
-            "out": str(out),
+            "out": saved,
             **({"beside": beside} if beside else {}),
             "seconds": self._seconds(ending),
         }
@@ -254,26 +257,21 @@ def ending_of(media_type: str) -> str:
     return ENDINGS.get(media_type, ".bin")
 
 
-def save(out: Path, ending: Delivered) -> list[str]:
-    """Write the result, and beside it what came with it, under the same name; the names of the latter."""
+def save(out: Path, ending: Delivered, names: Sequence[str] = ()) -> list[str]:
+    """Write the result, and what came with it: under its own names, else beside it. Where each file is."""
+    if len(names) == len(ending.files):
+        named = places(out, names)
+        write_all(named, ending.files)
+        return [str(path) for path in named]
     out.write_bytes(ending.files[0])
-    beside = []
+    written = [str(out)]
     for number, (head, data) in enumerate(zip(ending.done.artifacts[1:], ending.files[1:], strict=True), 1):
         path = out.with_suffix(ending_of(head.media_type))
-        if path == out or str(path) in beside:
+        if str(path) in written:
             path = out.with_name(f"{out.stem}-{number}{path.suffix}")
         path.write_bytes(data)
-        beside.append(str(path))
-    return beside
-
-
-def check_target(out: Path | None) -> None:
-    """Raise Misconfigured when the result could not be written, before it is paid for."""
-    folder = (out or Path()).absolute() if out is None else out.absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise Misconfigured(f"out: {folder} is no folder that can be written to")
-    if out is not None and (out.is_dir() or (out.exists() and not os.access(out, os.W_OK))):
-        raise Misconfigured(f"out: {out} cannot be written")
+        written.append(str(path))
+    return written
 
 
 def _summary(report: dict[str, Any], safety: str) -> str:

@@ -32,7 +32,7 @@ def bid(
     pipeline: Annotated[str, typer.Argument(help="text-to-image, image-to-video, image-to-text, upscale, and more.")],
     prompt: Annotated[str | None, typer.Option(help="What the picture shows.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt.")] = None,
-    file: Annotated[Path | None, typer.Option(help="The picture or sound that is worked on.")] = None,
+    file: Annotated[Path | None, typer.Option(help="The picture, sound or film that is worked on.")] = None,
     frames: Annotated[int, typer.Option(help="Of a clip; 0: sixteen.", min=0)] = 0,
     option: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE: an option of the pipeline, as box=[8,8,40,40].")
@@ -84,7 +84,7 @@ def bid(
     if as_json:
         configure_logs(as_json=True, level="warning")  # stderr is JSON lines, warnings too
     asked = ask(pipeline, wish, file, option or ())
-    code = trio.run(run_bid, config, Errand(pipeline, asked.wish, out, as_json, asked.files))
+    code = trio.run(run_bid, config, Errand(pipeline, asked.wish, out, as_json, asked.files, asked.names))
     if code:
         raise Exit(code)
 

@@ -9,7 +9,7 @@ import trio
 
 from compute.catalog import ModelEntry
 from compute.digestcache import DigestCache
-from compute.flaws import BadModel
+from compute.flaws import BadModel, Flaw
 from compute.modelfolder import bundled_names, read_folder
 from compute.modelstore import ModelStore
 from compute.pins import read_pins
@@ -31,7 +31,7 @@ async def local_models(config: Config) -> list[dict[str, object]]:
     live = {one.model: one for one in running[1].models} if running else {}
     pinned = {name for path in data_dirs(config)[:1] for name in read_pins(path)} | set(config.shelf.pinned)
     served = tuple(dict.fromkeys((*pinned, *(config.models or bundled_names()))))
-    rows = [await _row(store, cache, name, live, pinned) for name in served]
+    rows = [await _row(store, cache, name, live, pinned, named=name in config.models) for name in served]
     shown = {row["folder"] for row in rows}
     for kept in await trio.to_thread.run_sync(store.kept):
         if str(kept.folder.resolve()) not in shown:
@@ -45,10 +45,15 @@ async def local_models(config: Config) -> list[dict[str, object]]:
 
 
 async def _row(
-    store: ModelStore, cache: DigestCache, name: str, live: dict[bytes, ModelHere], pinned: set[str]
+    store: ModelStore, cache: DigestCache, name: str, live: dict[bytes, ModelHere], pinned: set[str], *, named: bool
 ) -> dict[str, object]:
     folder = await trio.to_thread.run_sync(store.require, name)
-    entry = await trio.to_thread.run_sync(read_folder, folder, cache)
+    try:
+        entry = await trio.to_thread.run_sync(read_folder, folder, cache)
+    except BadModel as exc:
+        if named or exc.flaw is not Flaw.NOT_INSTALLED:
+            raise
+        return {**_words(name, None), "is": exc.flaw.value, "folder": str(folder)}
     at = live.get(entry.model)
     place = at.place if at else "to be served"
     if at.pinned if at else name in pinned:

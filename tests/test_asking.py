@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from compute.spec import AUDIO_TO_TEXT, IMAGE_TO_TEXT, MAX_INPUT, SEGMENT_ANYTHING, TEXT_TO_IMAGE, UPSCALE, Option
+from compute.profiles import blocks_of, read_order
+from compute.spec import (
+    AUDIO_TO_TEXT,
+    IMAGE_TO_TEXT,
+    MAX_INPUT,
+    SEGMENT_ANYTHING,
+    TEXT_TO_IMAGE,
+    TRANSCODE,
+    UPSCALE,
+    Option,
+)
 from market.asking import UNMEASURED_MS, ask
 from market.bidwire import ModelOnOffer
 from market.client import Wish, bid_for
@@ -102,3 +112,42 @@ def test_a_file_beyond_what_a_node_holds_is_not_read(tmp_path: Path) -> None:
 def test_words_are_needed_for_a_picture() -> None:
     with pytest.raises(Misconfigured, match="prompt"):
         ask(TEXT_TO_IMAGE, Wish(""), None, ())
+
+
+def test_a_film_is_measured_by_its_boxes(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from tests.support.films import film, steady
+
+    data = film(steady(40), width=320, height=180)
+    asked = ask(TRANSCODE, Wish(""), kept(tmp_path, "a.mp4", data), ("renditions=144p", "form=hls"))
+    shape = bid_for(asked.wish, MODEL, TRANSCODE, bytes).spec.shape
+    blocks = blocks_of(read_order({"renditions": "144p"}.get).ladder, 320, 180)
+    assert (shape.length, shape.steps, shape.guided, shape.input_bytes) == (40, 1, False, len(data))
+    assert blocks <= shape.width * shape.height < blocks + shape.width
+    assert asked.names == ("master.m3u8", "144p.m3u8", "144p.ts")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "options", "says"),
+    [
+        ("a.avi", b"RIFF", (), "ends in"),
+        ("a.mp4", b"no film", (), "no film"),
+        ("a.mp4", b"x", ("renditions=9p",), "a rendition is one of"),
+        ("a.mp4", b"x", ("form=avi",), "form is one of"),
+        ("a.mp4", b"x", ("speed=1",), "no option 'speed'"),
+    ],
+)
+def test_what_is_no_film_or_no_order_is_said_in_a_line(
+    tmp_path: Path, name: str, data: bytes, options: tuple[str, ...], says: str
+) -> None:
+    pytest.importorskip("av")
+    with pytest.raises(Misconfigured, match=says):
+        ask(TRANSCODE, Wish(""), kept(tmp_path, name, data), options)
+
+
+def test_without_pyav_only_a_plain_mp4_can_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from compute import filmprobe
+
+    monkeypatch.setattr(filmprobe.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Misconfigured, match="PyAV"):
+        ask(TRANSCODE, Wish(""), kept(tmp_path, "a.ts", b"G" * 188), ())

@@ -15,7 +15,9 @@ from compute.renditions import (
     fitted,
     master_playlist,
     media_playlist,
+    ranges_playlist,
     renumbered,
+    standing_alone,
 )
 from p2p.errors import Refused
 
@@ -134,3 +136,34 @@ def test_counters_go_on_over_segments(packets: list[tuple[int, bool]], cut: int)
 def test_what_is_no_transport_stream_is_not_renumbered() -> None:
     with pytest.raises(ValueError, match="transport"):
         renumbered(bytes(188), {})
+
+
+def test_segments_that_lie_in_one_file_are_found_by_their_place_in_it() -> None:
+    lines = ranges_playlist("r.ts", [(1000, 2000), (188, 1033)]).splitlines()
+    assert lines[1] == "#EXT-X-VERSION:4"
+    assert lines[-7:] == [
+        "#EXTINF:2.000,", "#EXT-X-BYTERANGE:1000@0", "r.ts", "#EXTINF:1.033,", "#EXT-X-BYTERANGE:188@1000", "r.ts",
+        "#EXT-X-ENDLIST",
+    ]  # fmt: skip
+
+
+def test_breaks_are_said_before_the_segment_that_does_not_go_on() -> None:
+    text = media_playlist([("a.ts", 2000), ("b.ts", 2000)], ended=False, first=7, breaks=[1], breaks_before=3)
+    assert "#EXT-X-DISCONTINUITY-SEQUENCE:3\n" in text
+    assert "a.ts\n#EXT-X-DISCONTINUITY\n#EXTINF:2.000,\nb.ts\n" in text
+
+
+def test_a_segment_that_stands_alone_says_for_each_id_that_its_counters_are_new() -> None:
+    def packet(pid: int, counter: int) -> bytes:
+        return bytes((0x47, pid >> 8, pid & 0xFF, 0x10 | counter)) + bytes(184)
+
+    plain = packet(0, 0) + packet(256, 0) + packet(256, 1) + packet(0, 1)
+    made = standing_alone(plain)
+    packets = [made[at : at + 188] for at in range(0, len(made), 188)]
+    assert [(one[1] & 0x1F) << 8 | one[2] for one in packets] == [0, 0, 256, 256, 256, 0]
+    added = [one for one in packets if not one[3] & 0x10]
+    assert len(added) == 2
+    assert all((one[3], one[4], one[5]) == (0x2F, 183, 0x80) and len(one) == 188 for one in added)
+    assert b"".join(one for one in packets if one[3] & 0x10) == plain
+    with pytest.raises(ValueError, match="no transport stream"):
+        standing_alone(bytes(188))

@@ -14,11 +14,10 @@ from typing import Any, Final
 
 import av
 
-from compute.renditions import AUDIO_BITRATE, AUDIO_ONLY, Segment, Variant, renumbered
+from compute.pipelines.encoder import CLOCK
+from compute.renditions import AUDIO_BITRATE, AUDIO_ONLY, SECOND, Segment, Variant, renumbered, standing_alone
 from p2p.errors import Refused
 
-SECOND: Final = 90_000  # the clock of a transport stream
-CLOCK: Final = Fraction(1, SECOND)
 LEAD: Final = SECOND  # added to all times, so that no decoding time is negative
 _AUDIO_RATE: Final = 48_000
 _AUDIO_FRAME: Final = 1024  # samples in an AAC packet
@@ -109,8 +108,9 @@ class _Track:
 class Cutter:
     """Segments out of packets. Invariant: a track's segments follow each other without a gap."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
+    def __init__(self, names: tuple[str, ...], begin: int | None = None) -> None:
+        """``begin``: the time of the first segment, of which each must stand for itself; None from zero on."""
+        self._names, self._begin = names, begin
         self._shapes: dict[str, tuple[int, int]] | None = None
         self._tracks: dict[str, _Track] = {}
         self._template: Any = None
@@ -123,7 +123,8 @@ class Cutter:
             raise Refused("BAD_FILM", "the pictures change their size")
         if self._shapes is None:
             self._shapes, self._template = dict(shapes), sound.template
-            self._tracks = {name: _Track() for name in (self._names if shapes else (AUDIO_ONLY,))}
+            begun = self._begin or 0
+            self._tracks = {name: _Track(begun=begun) for name in (self._names if shapes else (AUDIO_ONLY,))}
 
     def sounds(self, packets: Iterable[tuple[int, Any]]) -> None:
         """Sound as it comes."""
@@ -202,6 +203,8 @@ class Cutter:
                 packet.stream = stream
                 out.mux_one(packet)
         data = renumbered(file.getvalue(), track.counters)
+        if self._begin is not None:
+            data = standing_alone(data)
         track.index += 1
         length = max(1, end - begin)
         track.peak = max(track.peak, len(data) * 8 * SECOND // length)

@@ -7,22 +7,20 @@ playlists, and what a caller gets. Blocks; runs in the device's thread of a work
 from __future__ import annotations
 
 import importlib.util
-import io
-import os
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
 
 from compute.capability import Dtype
-from compute.pipelines import transcodechild
+from compute.pipeline import Turn
+from compute.pipelines.filmchild import FilmChild
+from compute.pipelines.piecework import Piecework, Progress, check_options, one_by_one, only, trial_spec
+from compute.profiles import OPTIONS, Form, Order, blocks_of, canvas_of, read_order
 from compute.renditions import (
+    FILE_TYPE,
     MASTER,
-    MAX_BYTES,
     PLAYLIST_TYPE,
     SEGMENT_TYPE,
     Ladder,
@@ -30,14 +28,16 @@ from compute.renditions import (
     Variant,
     master_playlist,
     media_playlist,
+    ranges_playlist,
 )
-from compute.spec import TRANSCODE, Artifact
+from compute.spec import TRANSCODE, Artifact, JobShape, JobSpec
 from p2p.errors import Misconfigured, Refused
 
 STALL_S: Final = 30.0  # without a word from the child
 PUSH_S: Final = 30.0  # for one live segment
 LIVE_WINDOW: Final = 6  # segments that a live playlist lists
-_MAX_ANSWER: Final = transcodechild.MAX_SEGMENT_BYTES + (1 << 16)
+TRIAL_FRAMES: Final = 60
+_PIECES: Final = 100  # in which progress is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,44 @@ class Transcode:
             raise Misconfigured("transcoding needs PyAV: pip install 'pasar[video]'")
         return cls()
 
+    def open(self, spec: JobSpec, files: Sequence[bytes]) -> Piecework:
+        """Read what is asked for. Raises Refused; the film itself is looked at in its child."""
+        check_options(spec, *OPTIONS)
+        order, data = read_order(spec.option), only(files)
+        return Piecework(lambda progress: _as_asked(self._made, data, order, spec.shape, progress))
+
+    def step_together(self, turns: Sequence[Turn[Piecework]]) -> list[Any]:
+        """One job after the other."""
+        return one_by_one(turns)
+
+    def trial(self, shape: JobShape) -> tuple[JobSpec, tuple[bytes, ...]]:
+        """Two seconds of stripes: what a first measure is taken of."""
+        from compute.pipelines.encoder import DRAWN, small_film
+
+        films = (small_film(TRIAL_FRAMES),)
+        asked = {"renditions": "240p"}
+        width, height = canvas_of(blocks_of(read_order(asked.get).ladder, *DRAWN))
+        told = replace(shape, width=width, height=height, length=TRIAL_FRAMES, input_bytes=len(films[0]))
+        return trial_spec(told, films, FILE_TYPE, **asked), films
+
+    def _made(self, data: bytes, order: Order, shape: JobShape, progress: Progress) -> tuple[Artifact, ...]:
+        paid, alone = (shape.length, shape.width * shape.height), order.form is Form.SEGMENT
+        joined, segments = list[bytes](), list[Segment]()
+        with FilmChild(order.ladder, self._threads, paid, order.start if alone else None) as child:
+            child.ask(data, live=alone, joined=order.form is Form.MP4)
+            for answer in child.answers(STALL_S):
+                if isinstance(answer, float):
+                    progress(int(answer * _PIECES), _PIECES)
+                elif isinstance(answer, bytes):
+                    joined.append(answer)
+                elif isinstance(answer, Segment):
+                    segments.append(answer)
+                elif order.form is Form.HLS:
+                    return _in_playlists(segments, answer)
+        if order.form is Form.MP4:
+            return tuple(Artifact(FILE_TYPE, file) for file in joined)
+        return tuple(Artifact(SEGMENT_TYPE, one.data) for one in segments)
+
     def film(
         self, data: bytes, ladder: Ladder, told: Callable[[float], None] = lambda done: None
     ) -> tuple[tuple[Segment, ...], dict[str, str]]:
@@ -71,14 +109,14 @@ class Transcode:
         ``told`` hears the share that is done, and may end the work by raising. Raises Refused.
         """
         segments: list[Segment] = []
-        with _Child(ladder, self._threads) as child:
-            child.ask(data, live=False)
+        with FilmChild(ladder, self._threads) as child:
+            child.ask(data)
             for answer in child.answers(STALL_S):
                 if isinstance(answer, Segment):
                     segments.append(answer)
                 elif isinstance(answer, float):
                     told(answer)
-                else:
+                elif isinstance(answer, tuple):
                     return tuple(segments), playlists(segments, answer)
         raise AssertionError("answers end with variants or a refusal")
 
@@ -91,7 +129,7 @@ class Live:
     """One live stream. Segments are pushed in order; each push gives its renditions at once."""
 
     def __init__(self, ladder: Ladder, threads: int = 1) -> None:
-        self._ladder, self._child = ladder, _Child(ladder, threads)
+        self._ladder, self._child = ladder, FilmChild(ladder, threads)
         self._listed: dict[str, list[Segment]] = {}
         self._variants: tuple[Variant, ...] = ()
 
@@ -112,7 +150,7 @@ class Live:
                 listed = self._listed.setdefault(answer.rendition, [])
                 listed.append(answer)
                 del listed[:-LIVE_WINDOW]
-            elif not isinstance(answer, float):
+            elif isinstance(answer, tuple):
                 self._variants = answer
         return Pushed(tuple(segments), self._playlists(ended=False))
 
@@ -154,121 +192,34 @@ def artifacts(segments: Iterable[Segment], lists: Mapping[str, str]) -> dict[str
     return {**made, **{one.file: Artifact(SEGMENT_TYPE, one.data) for one in segments}}
 
 
-def as_mp4(segments: Iterable[Segment]) -> bytes:
-    """One rendition's segments as one MP4 file."""
-    import av
-
-    from compute.pipelines.segments import LEAD
-
-    file = io.BytesIO()
-    joined = io.BytesIO(b"".join(one.data for one in segments))
-    with av.open(joined, format="mpegts") as source, av.open(file, "w", format="mp4") as out:
-        streams = {one.index: out.add_stream_from_template(one) for one in source.streams}
-        for packet in source.demux():
-            if packet.dts is not None:
-                packet.pts, packet.dts = packet.pts - LEAD, packet.dts - LEAD
-                packet.stream = streams[packet.stream_index]
-                out.mux(packet)
-    return file.getvalue()
+def _in_playlists(segments: Sequence[Segment], variants: Sequence[Variant]) -> tuple[Artifact, ...]:
+    """A master playlist, then the playlist and the one file of each rendition."""
+    made = [Artifact(PLAYLIST_TYPE, master_playlist(variants).encode())]
+    for variant in variants:
+        mine = [one for one in segments if one.rendition == variant.name]
+        told = ranges_playlist(f"{variant.name}.ts", [(len(one.data), one.duration_ms) for one in mine])
+        made.append(Artifact(PLAYLIST_TYPE, told.encode()))
+        made.append(Artifact(SEGMENT_TYPE, b"".join(one.data for one in mine)))
+    return tuple(made)
 
 
-@dataclass
-class _Child:
-    """The process and its pipes. Invariant: once it went wrong it is gone, and every later request is refused."""
+def _as_asked(
+    make: Callable[[bytes, Order, JobShape, Progress], tuple[Artifact, ...]],
+    data: bytes,
+    order: Order,
+    shape: JobShape,
+    progress: Progress,
+) -> tuple[Artifact, ...]:
+    """The files that the order names.
 
-    ladder: Ladder
-    threads: int
-    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-
-    def __enter__(self) -> Self:
-        root = Path(__file__).parent.parent.parent
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "compute.pipelines.transcodechild"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=root,
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
-        )
-        ladder = {"renditions": [astuple(one) for one in self.ladder.renditions], "segment_ms": self.ladder.segment_ms}
-        self._write({**ladder, "threads": self.threads})
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
-        self._end()
-
-    def ask(self, data: bytes, *, live: bool) -> None:
-        """One request; its answers must be read to their end."""
-        most = MAX_BYTES
-        if len(data) > most:
-            raise Refused("FILM_TOO_LARGE", "bytes of the file", have=len(data), need=most)
-        self._write({"live": live, "data": data})
-
-    def answers(self, patience: float) -> Iterator[Segment | float | tuple[Variant, ...]]:
-        """Segments and progress as they come, the variants last. Raises Refused, also when the child fell silent."""
-        while True:
-            answer = self._read(patience)
-            if "segment" in answer:
-                yield Segment(*answer["segment"])
-            elif "told" in answer:
-                yield answer["told"]
-            elif "refused" in answer:
-                code, hint, have, need = answer["refused"]
-                raise Refused(code, hint, have=have, need=need)
-            else:
-                yield tuple(Variant(*one) for one in answer["variants"])
-                return
-
-    def _write(self, message: dict[str, Any]) -> None:
-        try:
-            transcodechild.send(self._pipe("stdin"), message)
-        except OSError as exc:
-            self._end()
-            raise Refused("BAD_FILM", "the decoder ended") from exc
-
-    def _read(self, patience: float) -> dict[str, Any]:
-        """The next answer. The child is ended when it takes longer than this."""
-        ended = threading.Event()
-
-        def end() -> None:
-            ended.set()
-            self._kill()
-
-        watch = threading.Timer(patience, end)
-        watch.daemon = True
-        watch.start()
-        try:
-            answer = transcodechild.receive(self._pipe("stdout"), _MAX_ANSWER)
-        except (OSError, ValueError):
-            answer = None
-        finally:
-            watch.cancel()
-        if answer is None:
-            self._end()
-            if ended.is_set():
-                raise Refused("TOO_SLOW", "the decoder took too long over a piece of it")
-            raise Refused("BAD_FILM", "the decoder did not survive it")
-        return answer
-
-    def _pipe(self, name: str) -> IO[bytes]:
-        pipe = None if self._process is None else getattr(self._process, name)
-        if pipe is None:
-            raise Refused("BAD_FILM", "the decoder had to be ended")
-        return pipe
-
-    def _kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except OSError:
-                    continue
-        process.wait()
+    What is wrong with a film is its owner's matter, BAD_INPUT; that a codec is not served here is nobody's, POLICY.
+    """
+    try:
+        made = make(data, order, shape, progress)
+    except Refused as exc:
+        numbers = f" (have {exc.have}, need {exc.need})" if exc.need else ""
+        code = "POLICY" if exc.code == "CODEC_UNSERVED" else "BAD_INPUT"
+        raise Refused(code, f"{exc.code}: {exc.hint}{numbers}") from exc
+    if len(made) != len(order.names):
+        raise Refused("BAD_INPUT", "it does not give every rendition", have=len(made), need=len(order.names))
+    return made

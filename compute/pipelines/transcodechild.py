@@ -10,13 +10,14 @@ import resource
 import struct
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 import msgpack
 
-from compute.pipelines.transcoder import Transcoder
-from compute.renditions import MAX_BYTES, Ladder, Rendition, Segment
+from compute.pipelines.joining import as_mp4
+from compute.pipelines.transcoder import Paid, Transcoder
+from compute.renditions import MAX_BYTES, MAX_MADE, Ladder, Rendition, Segment
 from p2p.errors import Refused
 
 MEMORY = 2 << 30  # address space: interpreter and codecs take a quarter of it, the largest pictures most of the rest
@@ -56,15 +57,20 @@ def main() -> None:
     opened = receive(source, 1 << 16)
     if opened is None:
         return
-    transcoder = Transcoder(Ladder(tuple(Rendition(*one) for one in opened["renditions"]), opened["segment_ms"]),
-                            opened["threads"])  # fmt: skip
+    ladder = Ladder(tuple(Rendition(*one) for one in opened["renditions"]), opened["segment_ms"])
+    paid = None if opened["paid"] is None else Paid(*opened["paid"])
+    transcoder = Transcoder(ladder, opened["threads"], paid, opened["begin"])
     while (request := receive(source, MAX_BYTES + (1 << 16))) is not None:
         data = request.pop("data")
         try:
-            if request["live"]:
-                _answer(to, transcoder, transcoder.push(data))
+            segments = transcoder.push(data) if request["live"] else transcoder.film(data, _Teller(to))
+            if paid is not None:
+                segments = _held(segments)
+            if request["joined"]:
+                _join(to, ladder, segments)
             else:
-                _answer(to, transcoder, transcoder.film(data, _Teller(to)))
+                _send_all(to, segments)
+            send(to, {"variants": [[one.name, one.width, one.height, one.bandwidth] for one in transcoder.variants()]})
         except Refused as exc:
             send(to, {"refused": [exc.code, exc.hint, exc.have, exc.need]})
         except MemoryError:
@@ -84,12 +90,28 @@ class _Teller:
             send(self._to, {"told": done})
 
 
-def _answer(to: IO[bytes], transcoder: Transcoder, segments: Iterable[Segment]) -> None:
+def _send_all(to: IO[bytes], segments: Iterable[Segment]) -> None:
     for one in segments:
         if len(one.data) > MAX_SEGMENT_BYTES:
             raise Refused("FILM_TOO_LARGE", "bytes of a segment", have=len(one.data), need=MAX_SEGMENT_BYTES)
         send(to, {"segment": [one.rendition, one.index, one.duration_ms, one.data]})
-    send(to, {"variants": [[one.name, one.width, one.height, one.bandwidth] for one in transcoder.variants()]})
+
+
+def _join(to: IO[bytes], ladder: Ladder, segments: Iterable[Segment]) -> None:
+    """One file for each rendition, made here: nobody else reads what came out of a stranger's film."""
+    kept = list(segments)
+    for one in ladder.renditions:
+        send(to, {"file": as_mp4([piece for piece in kept if piece.rendition == one.name])})
+
+
+def _held(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """The same, no more of it than a result may have."""
+    size = 0
+    for one in segments:
+        size += len(one.data)
+        if size > MAX_MADE:
+            raise Refused("RESULT_TOO_LARGE", "bytes of all renditions", have=MAX_MADE, need=size)
+        yield one
 
 
 if __name__ == "__main__":

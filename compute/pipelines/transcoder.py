@@ -17,8 +17,10 @@ import av
 import av.filter
 import av.logging
 
-from compute.pipelines.segments import CLOCK, SECOND, Cutter, Sound
-from compute.renditions import MAX_BYTES, Ladder, Rendition, Segment, Variant, fitted
+from compute.pipelines.encoder import CLOCK, h264
+from compute.pipelines.segments import Cutter, Sound
+from compute.profiles import blocks_of
+from compute.renditions import MAX_BYTES, MAX_MADE, SECOND, Ladder, Rendition, Segment, Variant, fitted
 from p2p.errors import Refused
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,flv,avi,ogg,wav,mp3,aac,flac"
@@ -37,7 +39,6 @@ _OPEN_OPTIONS = {
     "probesize": "5000000",
     "analyzeduration": "5000000",
 }
-_PRESET = {"preset": "veryfast", "forced-idr": "1", "sc_threshold": "0"}
 _TURNS = {90: "transpose=cclock", -90: "transpose=clock", 180: "hflip,vflip", -180: "hflip,vflip"}
 
 Told = Callable[[float], None]
@@ -58,17 +59,39 @@ class Bounds:
 WHOLE = Bounds()
 
 
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """What somebody pays for: so many frames, so many blocks of each (``blocks_of``). More is not worked."""
+
+    frames: int
+    blocks: int
+
+    def check(self, ladder: Ladder, video: Any, seconds: float) -> None:
+        """Hold it against what the container says. Raises Refused."""
+        if video is None:
+            raise Refused("BAD_FILM", "it has no pictures")
+        blocks = blocks_of(ladder, video.width, video.height)
+        if blocks > self.blocks:
+            raise Refused("MORE_THAN_PAID", "blocks of source and renditions", have=self.blocks, need=blocks)
+        if video.frames > self.frames:
+            raise Refused("MORE_THAN_PAID", "frames", have=self.frames, need=video.frames)
+        made = int(seconds * sum(one.bitrate for one in ladder.renditions) / 8)
+        if made > MAX_MADE:
+            raise Refused("RESULT_TOO_LARGE", "bytes of all renditions", have=MAX_MADE, need=made)
+
+
 class Transcoder:
     """One source on its way. A film is given whole to ``film``; a live stream to ``push``, segment by segment.
 
     Invariant: segments of one index begin and end at the same time in all renditions.
     """
 
-    def __init__(self, ladder: Ladder, threads: int = 1) -> None:
-        self._ladder, self._threads = ladder, threads
-        self._cutter = Cutter(tuple(one.name for one in ladder.renditions))
+    def __init__(self, ladder: Ladder, threads: int = 1, paid: Paid | None = None, begin: int | None = None) -> None:
+        """``begin``: the time of the first picture in ticks, where segments of one stream are made apart."""
+        self._ladder, self._threads, self._paid, self._begin = ladder, threads, paid, begin
+        self._cutter = Cutter(tuple(one.name for one in ladder.renditions), begin)
         self._sound = Sound(threads)
-        self._end = 0  # of all that went before, in ticks
+        self._end = begin or 0  # of all that went before, in ticks
         self._shift = 0  # from the source's time to ours
 
     def film(self, data: bytes, told: Told = _silent) -> Iterator[Segment]:
@@ -94,10 +117,12 @@ class Transcoder:
             raise Refused("FILM_TOO_LARGE", "bytes of the file", have=len(data), need=bounds.bytes)
         with _reading(data) as source:
             film = _admitted(source, bounds)
-            start = _start(source)
-            if not self._end or abs(start + self._shift - self._end) > SECOND:
+            if self._paid is not None:
+                self._paid.check(self._ladder, film.video, film.seconds)
+            start = _start(source) if self._begin is None else _first_picture(film.video, _start(source))
+            if not self._end or abs(start + self._shift - self._end) > SECOND or self._begin is not None:
                 self._shift = self._end - start  # it begins, or it does not go on where it stopped
-            clock = _Timeline(self._shift, self._end, bounds)
+            clock = _Timeline(self._shift, self._end, bounds, self._paid)
             yield from self._read(source, film, clock, every, told)
             self._end = max(self._end, clock.end)
 
@@ -141,9 +166,10 @@ class Film:
 class _Timeline:
     """Times of frames in ticks, from the start of the first segment; refuses what cannot be a film."""
 
-    def __init__(self, shift: int, begin: int, bounds: Bounds) -> None:
+    def __init__(self, shift: int, begin: int, bounds: Bounds, paid: Paid | None = None) -> None:
         self.shift, self.at, self.end = shift, begin - 1, begin
         self._begin, self._most, self._frames = begin, round(bounds.seconds * SECOND), 0
+        self._paid = paid
 
     @property
     def seconds(self) -> float:
@@ -152,6 +178,8 @@ class _Timeline:
 
     def step(self, frame: Any) -> None:
         """The time of the next frame, which never goes back."""
+        if self._paid is not None and self._frames == self._paid.frames:
+            raise Refused("MORE_THAN_PAID", "frames", have=self._paid.frames, need=self._frames + 1)
         found = (
             self.at + SECOND // 30 if frame.pts is None else round(frame.pts * frame.time_base * SECOND) + self.shift
         )
@@ -230,12 +258,8 @@ class _Encoders:
         if one.fps:
             last = _after(self._graph, last, "fps", f"fps={one.fps}")
         sink = _after(self._graph, _after(self._graph, last, "format", "pix_fmts=yuv420p"), "buffersink", None)
-        encoder = av.CodecContext.create("libx264", "w")
-        encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
-        encoder.time_base, encoder.framerate = CLOCK, Fraction(one.fps) if one.fps else film.rate
-        encoder.bit_rate, encoder.gop_size = one.bitrate, one.gop or 10_000
-        encoder.thread_count = threads
-        encoder.options = {**_PRESET, "maxrate": str(one.bitrate * 3 // 2), "bufsize": str(one.bitrate * 2)}
+        rate = Fraction(one.fps) if one.fps else film.rate
+        encoder = h264(width, height, one.bitrate, rate, one.gop, threads)
         return one.name, sink, encoder, [0]
 
 
@@ -282,6 +306,13 @@ def _is_cover(stream: Any) -> bool:
 
 def _start(source: Any) -> int:
     return round((source.start_time or 0) * SECOND / av.time_base)
+
+
+def _first_picture(video: Any, otherwise: int) -> int:
+    """The time of the first picture: sound may begin before it, and must not move it."""
+    if video is None or video.start_time is None:
+        return otherwise
+    return round(video.start_time * video.time_base * SECOND)
 
 
 def _upright(video: Any, first: Any, *, turned: bool) -> tuple[int, int]:

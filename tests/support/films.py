@@ -9,8 +9,10 @@ from typing import Any
 
 import av
 import numpy as np
+from PIL import Image
 
 CLOCK = Fraction(1, 90_000)
+GRAY_BLOCKS = b"\x28\xa2\x8a\x00"  # 16 x 16 pixels that are as before, in a JPEG's usual code
 
 
 def film(
@@ -23,11 +25,14 @@ def film(
     rotation: int = 0,
     start: float = 0.0,
     aspect: Fraction | None = None,
+    encoder: str = "libx264",
+    preset: str = "ultrafast",
 ) -> bytes:
     """A film with a frame at each of these seconds; ``sound`` names an audio encoder, or is empty."""
     file = io.BytesIO()
     with av.open(file, "w", format=form) as out:
-        pictures = out.add_stream("libx264", rate=30, options={"preset": "ultrafast", "crf": "20"})
+        options = {"preset": preset, "crf": "20"} if encoder == "libx264" else {}
+        pictures = out.add_stream(encoder, rate=30, options=options)
         pictures.width, pictures.height, pictures.pix_fmt = width, height, "yuv420p" if not width % 2 else "yuv444p"
         pictures.time_base = pictures.codec_context.time_base = CLOCK
         pictures.gop_size = 30
@@ -99,3 +104,28 @@ def seen(data: bytes) -> dict[str, Any]:
                     found["samples"] += frame.samples
                     found["codec"] = packet.stream.codec_context.name
     return found
+
+
+def bomb(side: int = 16_000, frames: int = 2) -> bytes:
+    """A film that says it is of 64 x 64, with pictures of this many pixels a side, each whole and right, all gray."""
+    file = io.BytesIO()
+    Image.new("YCbCr", (16, 16), (128, 128, 128)).save(file, "JPEG", subsampling=2)
+    small, _, _ = file.getvalue().partition(GRAY_BLOCKS)  # all but the one group of blocks, and what ends it
+    at = small.index(b"\xff\xc0") + 5
+    picture = small[:at] + 2 * side.to_bytes(2, "big") + small[at + 4 :] + GRAY_BLOCKS * (side // 16) ** 2 + b"\xff\xd9"
+    file = io.BytesIO()
+    with av.open(file, "w", format="mov") as out:
+        stream = out.add_stream("mjpeg", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+        for number in range(frames):
+            packet = av.Packet(picture)
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 30), number, number
+            packet.duration, packet.is_keyframe = 1, True
+            out.mux(packet)
+    return file.getvalue()
+
+
+def with_streams(count: int) -> bytes:
+    """An MP4 whose head has this many tracks, all empty."""
+    track = b"\x00\x00\x00\x08trak"
+    return b"\x00\x00\x00\x10ftypisom\x00\x00\x00\x00" + (8 + 8 * count).to_bytes(4, "big") + b"moov" + track * count

@@ -1,0 +1,62 @@
+"""Where the encoder is not installed the rest is served, and it is said; whoever named it is told what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from compute import encodermodel
+from compute.digestcache import DigestCache
+from compute.flaws import BadModel, Flaw
+from compute.modelfolder import bundled, bundled_names, read_folder
+from compute.modelstore import ModelStore
+from compute.served import Wanted, installed, serve
+from market.config import Config
+from market.localmodels import local_models
+
+NAME = "x264-veryfast"
+
+
+@pytest.fixture
+def missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    encodermodel._printed.cache_clear()
+    monkeypatch.setattr(encodermodel.importlib.util, "find_spec", lambda name: None)
+
+
+def test_it_ships_with_the_package() -> None:
+    assert NAME in bundled_names()
+
+
+@pytest.mark.usefixtures("missing")
+def test_without_pyav_it_is_left_out_and_said() -> None:
+    with capture_logs() as said:
+        found = installed((NAME, "tiny-upscaler"), DigestCache())
+    assert found == ("tiny-upscaler",)
+    assert [one["model"] for one in said] == [NAME]
+    assert "pip install 'pasar[video]'" in said[0]["reason"]
+
+
+@pytest.mark.usefixtures("missing")
+def test_who_named_it_is_told_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(BadModel, match="PyAV") as refused:
+        serve(Wanted((NAME,), ModelStore(tmp_path), DigestCache()))
+    assert refused.value.flaw is Flaw.NOT_INSTALLED
+
+
+@pytest.mark.usefixtures("missing")
+async def test_the_list_of_models_shows_what_it_lacks(tmp_path: Path) -> None:
+    rows = {row["named"]: row for row in await local_models(Config(home=tmp_path))}
+    assert rows[NAME]["is"] == "not-installed"
+    assert rows["tiny-upscaler"]["is"] == "to be served"
+
+
+def test_an_encoder_that_does_not_work_is_not_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    encodermodel._printed.cache_clear()
+    (tmp_path / "compute").mkdir()
+    monkeypatch.setattr(encodermodel, "_ROOT", tmp_path)  # nothing of that name is there
+    monkeypatch.setattr(encodermodel.importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(BadModel, match="does not work"):
+        read_folder(bundled(NAME))
+    encodermodel._printed.cache_clear()
