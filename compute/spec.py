@@ -62,8 +62,9 @@ class JobShape:
     """The part of a job that an RFQ may show: no prompt, no input, no limit.
 
     ``model`` is the hash of the weights; ``width`` and ``height`` are pixels, 0 where there is no picture, and of films
-    that are transcoded the blocks of a frame (``compute/profiles.py``); ``guided`` when guidance is above 1, so that each step costs two model evaluations; ``input_bytes`` is the size of all inputs
-    together; ``length`` is frames of a clip or milliseconds of sound, 0 where there is neither.
+    that are transcoded the blocks of a frame (``compute/profiles.py``); ``guided`` when guidance is above 1, so that
+    each step costs two model evaluations; ``input_bytes`` is the size of all inputs together; ``length`` is frames of a
+    clip or milliseconds of sound, 0 where there is neither.
     """
 
     pipeline: Name
