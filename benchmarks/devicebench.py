@@ -132,7 +132,7 @@ class Counter:
             with trio.CancelScope(shield=True):
                 await said.wait()
 
-    def _stepped(self, job: BoardJob[Any], step: int, eta_ms: int) -> None:
+    def _stepped(self, job: BoardJob[Any], step: int, steps: int, eta_ms: int) -> None:
         if step == 1:
             self._asked[job.job_id].first = trio.current_time()
 

@@ -27,7 +27,7 @@ from compute.catalog import ModelEntry
 from compute.footprint import held_by, taken
 from compute.librarian import Brought
 from compute.openjob import OpenJob
-from compute.pipeline import Finished, Pipeline, Run
+from compute.pipeline import Finished, Pipeline, Run, Watched
 from compute.pipelines.text_to_image import decode_png
 from compute.spec import DENOISED, JobShape, JobSpec, Verification
 from compute.tracestore import TraceStore
@@ -98,13 +98,24 @@ class Device:
         with suppress(OSError, AttributeError):  # only glibc has it; without it freed weights stay resident
             ctypes.CDLL(None).malloc_trim(0)
 
-    def begin(self, job_id: bytes, spec: JobSpec, files: Sequence[bytes] = ()) -> OpenJob:
-        """Give a job its place: encode its words, read its inputs, draw its noise. Raises Refused, Misconfigured."""
+    def begin(
+        self,
+        job_id: bytes,
+        spec: JobSpec,
+        files: Sequence[bytes] = (),
+        watch: Callable[[int, int], None] | None = None,
+    ) -> OpenJob:
+        """Give a job its place: encode its words, read its inputs, draw its noise. Raises Refused, Misconfigured.
+
+        ``watch`` is told within a step how many of its pieces are done, where it has some.
+        """
         self._jobs += 1
         started = time.monotonic()
         pipeline = self.load(spec.shape.model)
         begun = time.monotonic()
         run = pipeline.open(spec, files)
+        if watch is not None and isinstance(run, Watched):
+            run = run.watched(watch)
         latents = run.start()
         trace = self._traces.begin(job_id, self.dtype, keep=spec.shape.verification is Verification.TRACE)
         job = OpenJob(job_id, spec, pipeline, run, trace, latents, _load_ms(started, begun), begun)

@@ -42,7 +42,7 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class BoardJob(Generic[Outcome]):
-    """One job. ``outcome`` is set exactly when the state is ENDED; ``step`` is the last progress reported.
+    """One job. ``outcome`` is set exactly when the state is ENDED; ``step`` of ``steps`` is the last progress reported.
 
     ``due`` is when it should be done, None when nobody said.
     """
@@ -53,6 +53,7 @@ class BoardJob(Generic[Outcome]):
     due: int | None = None
     state: State = State.QUEUED
     step: int = 0
+    steps: int = 0
     eta_ms: int = 0
     outcome: Outcome | None = None
     size: int = 0
@@ -129,10 +130,10 @@ class JobBoard(Generic[Outcome]):
         job.state = State.RUNNING
         return self.end(job_id, outcome, 0, now, passing=passing)
 
-    def progress(self, job_id: bytes, step: int, eta_ms: int) -> None:
+    def progress(self, job_id: bytes, step: int, steps: int, eta_ms: int) -> None:
         """Note how far a running job is."""
         job = self._running(job_id)
-        job.step, job.eta_ms = step, eta_ms
+        job.step, job.steps, job.eta_ms = step, steps, eta_ms
 
     def cancelled(self, job_id: bytes) -> bool:
         """Whether a running job is to stop at its next step."""

@@ -6,10 +6,10 @@ but the pipeline. Imports no model library, so that the worker's event loop may 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 from compute.capability import Dtype
 from compute.spec import Artifact, JobShape, JobSpec
@@ -76,6 +76,15 @@ class Run(Protocol):
 
     def from_bytes(self, raw: bytes, dtype: Dtype) -> Any:
         """The inverse, for latents that somebody else committed to. Raises Refused for a wrong size."""
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A run whose step is long and made of pieces: it tells how far it is between two of them."""
+
+    def watched(self, watch: Callable[[int, int], None]) -> Any:
+        """The same run, with somebody who is told; what ``watch`` raises (``Cancelled``) ends the step."""
         ...
 
 

@@ -4,8 +4,9 @@
 
 Before each step it is decided anew who makes it (``compute/batching.py``): jobs join and leave between any two.
 Beginning (words are encoded) and ending (the picture is decoded) happen between steps too, and get no more time there
-than the step before them took, or one piece of each. Everything that computes runs in the device's thread, one thing at
-a time; when all open jobs share one step, the thread goes on by itself until something changes.
+than the step before them took, or one piece of each. A step that is itself made of pieces is watched between them.
+Everything that computes runs in the device's thread, one thing at a time; when all open jobs share one step, the thread
+goes on by itself until something changes.
 Shell. Knows no connection: what becomes of a job is told to whoever made the loop.
 """
 
@@ -25,7 +26,8 @@ from compute.jobboard import BoardJob, JobBoard, State
 from compute.messages import Phase
 from compute.opendevice import in_thread
 from compute.openjob import OpenJob
-from compute.pipeline import Finished, out_of_memory
+from compute.pipeline import Cancelled, Finished, out_of_memory
+from compute.watching import Watch
 
 if TYPE_CHECKING:
     from compute.device import Device
@@ -38,7 +40,7 @@ class Told:
     """Where it goes what happens on the device: a phase that moved, a step, a result, an exception in place of one."""
 
     moved: Callable[[Phase], None]
-    stepped: Callable[[BoardJob[Any], int, int], None]
+    stepped: Callable[[BoardJob[Any], int, int, int], None]  # so many of so many, milliseconds to go
     finished: Callable[[BoardJob[Any], Finished], None]
     failed: Callable[[BoardJob[Any], Exception, bool], Awaitable[None]]  # whether the device works for others
 
@@ -149,8 +151,9 @@ class StepLoop:
         if job is None:
             return False
         self._told.moved(Phase.RUNNING)
+        watch = Watch(lambda: job.state is State.CANCELLING, partial(self._said_between, job))
         try:
-            place = await self._on_device(partial(device.begin, job.job_id, job.spec, job.files))
+            place = await self._on_device(partial(device.begin, job.job_id, job.spec, job.files, watch))
         except Exception as exc:
             self._models.release(job)
             await self._told.failed(job, exc, self._works(exc))
@@ -161,7 +164,7 @@ class StepLoop:
         alone_ms = device.predict_ms(job.spec.shape, 1)
         limit, cost = device.sharing(job.spec.shape)
         self._batching.join(job.job_id, place.group, (job.due or _now_ms() + SLACK * alone_ms), limit, cost)
-        self._told.stepped(job, 0, device.predict_ms(job.spec.shape, len(self._batching)))
+        self._told.stepped(job, 0, job.spec.shape.steps, device.predict_ms(job.spec.shape, len(self._batching)))
         return True
 
     def _leave(self, job: BoardJob[Any]) -> None:
@@ -178,6 +181,8 @@ class StepLoop:
         self._told.moved(Phase.RUNNING)
         try:
             await self._on_device(partial(self._advance, device, places, go_on))
+        except Cancelled:
+            pass  # it leaves before the next step, unless it is wanted again: then its work begins anew
         except Exception as exc:
             if len(sharing) == 1:
                 await self._fail(device, sharing[0], exc)
@@ -195,14 +200,19 @@ class StepLoop:
             if not go_on or self._changed or any(place.finished for place in places):
                 return
 
-    def _note(self, steps: Sequence[tuple[bytes, int, int]], took: float) -> None:
+    def _said_between(self, job: BoardJob[Any], part: int, parts: int, eta_ms: int) -> None:
+        """In the device's thread, between two pieces of a step."""
+        self._token.run_sync_soon(self._told.stepped, job, part, parts, eta_ms)
+
+    def _note(self, made: Sequence[tuple[bytes, int, int]], took: float) -> None:
         """On the event loop, in order, before the thread's own end."""
         self._step_s = took
-        self._batching.stepped([job_id for job_id, _, _ in steps], int(took * 1_000_000))
-        for job_id, step, eta_ms in steps:
+        self._batching.stepped([job_id for job_id, _, _ in made], int(took * 1_000_000))
+        for job_id, step, eta_ms in made:
             job, place = self._open[job_id]
-            self._told.stepped(job, step, eta_ms)
-            if place.finished and job_id not in self._done and step == place.spec.shape.steps:
+            last, steps = step == place.spec.shape.steps, job.steps or place.spec.shape.steps
+            self._told.stepped(job, steps if last else step, steps, eta_ms)
+            if place.finished and job_id not in self._done and last:
                 self._done.append(job_id)
                 self._batching.leave(job_id)
 

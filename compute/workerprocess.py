@@ -185,7 +185,7 @@ class WorkerProcess:
         elif job.state is State.QUEUED:
             self._models.want(job)
         else:
-            self._say(m.JobStepped(job.job_id, job.step, job.spec.shape.steps, job.eta_ms))
+            self._say(m.JobStepped(job.job_id, job.step, job.steps or job.spec.shape.steps, job.eta_ms))
 
     async def _work(self) -> None:
         device = await self._open_device()
@@ -238,11 +238,11 @@ class WorkerProcess:
             case _:  # model code is foreign: no input of a buyer may end the worker by a surprise in it
                 self._fail(job, "MODEL_FAILED", f"{type(exc).__name__}: {exc}", passing=True)
 
-    def _note_step(self, job: BoardJob[Outcome], step: int, eta_ms: int) -> None:
+    def _note_step(self, job: BoardJob[Outcome], step: int, steps: int, eta_ms: int) -> None:
         self._progress.move(m.Phase.RUNNING, trio.current_time())
         if job.state is State.RUNNING:
-            self._board.progress(job.job_id, step, eta_ms)
-            self._say(m.JobStepped(job.job_id, step, job.spec.shape.steps, eta_ms))
+            self._board.progress(job.job_id, step, steps, eta_ms)
+            self._say(m.JobStepped(job.job_id, step, steps, eta_ms))
 
     def _fail(self, job: BoardJob[Outcome], code: str, hint: str, *, passing: bool) -> None:
         failed = m.JobFailed(job.job_id, code, words(hint), passing)

@@ -31,7 +31,7 @@ SHELL = {  # whatever touches the world, or another shell
     "transfer",
     "compute": "calibration device digestcache footprint hardware imagefile librarian link modeldesk modelfolder "
     "modelstore nets offline opendevice openjob otherprocess pins pipeline pipelines plainmodels pulling "
-    "schedule served soundfile steploop strictfolder tracestore training transferring work worker "
+    "schedule served soundfile steploop strictfolder tracestore training transferring watching work worker "
     "workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows "

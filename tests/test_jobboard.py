@@ -41,7 +41,7 @@ def test_jobs_run_in_order_of_arrival_and_once() -> None:
 def test_the_same_id_attaches_and_another_spec_conflicts() -> None:
     board = JobBoard[str]()
     running(board)
-    board.progress(A, 3, 50)
+    board.progress(A, 3, 4, 50)
     assert board.submit(A, SPEC).step == 3
     with pytest.raises(Refused, match="CONFLICT"):
         board.submit(A, OTHER)
@@ -120,9 +120,9 @@ def test_calls_out_of_turn_change_nothing() -> None:
     board = JobBoard[str]()
     board.submit(A, SPEC)
     for call in (
-        lambda: board.progress(A, 1, 1),
+        lambda: board.progress(A, 1, 4, 1),
         lambda: board.end(A, "done", 1, 0),
-        lambda: board.progress(B, 1, 1),
+        lambda: board.progress(B, 1, 4, 1),
     ):
         with pytest.raises(KeyError):
             call()

@@ -16,6 +16,7 @@ from compute.capability import ModelCapability
 from compute.imagefile import read_picture
 from compute.modelfolder import bundled
 from compute.spec import AUDIO_TO_TEXT, Input, JobShape, JobSpec, Option, Verification
+from compute.work import Step
 from compute.workerchild import WorkerConfig
 from compute.workerlink import Worker
 from p2p.errors import Refused
@@ -76,11 +77,17 @@ async def test_a_worker_enlarges_and_describes(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run)
             upscaler, describer, mover = worker.capability().models
-            large = await worker.generate(job_id("a"), seen(upscaler, picture, 128), lambda step: None, (picture,))
-            assert read_picture(large.artifacts[0].data).size == (128, 128)
+            steps = list[Step]()
+            wide = circle(300)
+            large = await worker.generate(job_id("a"), seen(upscaler, wide, 600), steps.append, (wide,))
+            assert read_picture(large.artifacts[0].data).size == (600, 600)
+            made = [(step.step, step.steps) for step in steps if not step.loading]
+            assert made == [(0, 1), *((tile, 9) for tile in range(1, 10))]
             words = await worker.generate(job_id("b"), seen(describer, picture, 64), lambda step: None, (picture,))
             assert "red" in json.loads(words.artifacts[0].data)["text"]
-            film = await worker.generate(job_id("f"), moved(mover, picture), lambda step: None, (picture,))
+            steps.clear()
+            film = await worker.generate(job_id("f"), moved(mover, picture), steps.append, (picture,))
+            assert [step.step for step in steps if step.steps == 6] == [1, 2, 3, 4, 5, 6]
             assert film.artifacts[0].media_type == "video/mp4"
             with av.open(io.BytesIO(film.artifacts[0].data)) as source:
                 assert sum(1 for _ in source.decode(video=0)) == 6
@@ -106,8 +113,8 @@ def moved(entry: ModelCapability, picture: bytes) -> JobSpec:
     return replace(still, shape=replace(still.shape, length=6), options=(Option("motion", "pan-left"),))
 
 
-def circle() -> bytes:
-    drawn, out = Image.new("RGB", (64, 64), "white"), io.BytesIO()
+def circle(side: int = 64) -> bytes:
+    drawn, out = Image.new("RGB", (side, side), "white"), io.BytesIO()
     ImageDraw.Draw(drawn).ellipse((16, 16, 48, 48), fill=(220, 20, 20))
     drawn.save(out, format="PNG")
     return out.getvalue()

@@ -1,7 +1,8 @@
-"""Piecework: a job that is done in one piece, in the shape in which the device knows jobs.
+"""Piecework: a job that is done piece by piece and in one go, in the shape in which the device knows jobs.
 
 Where there are no steps between which others could join, the one step is the whole work, and its trace commits to what
-came out. Knows no model.
+came out. Between two pieces it is watched: there it is told how far it is, and there it ends when it was given up.
+Knows no model.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ from compute.trace import FINISHED
 from p2p.errors import Refused
 
 Progress = Callable[[int, int], None]
+"""Told between two pieces: how many are done, of how many. What it raises (``Cancelled``) ends the work."""
 Work = Callable[[Progress], tuple[Artifact, ...]]
 TRIAL_SIDE = 64  # pixels
 _BEGUN = 1  # the timestep of a job that is not done
+
+
+def _unwatched(done: int, of: int) -> None:
+    """Nobody looks between two pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,11 @@ class Piecework:
     """One job. Its state is None before the work, and the artifacts after it."""
 
     work: Work
+    watch: Progress = _unwatched
+
+    def watched(self, watch: Progress) -> Piecework:
+        """The same job, with somebody who is told between two pieces."""
+        return replace(self, watch=watch)
 
     @property
     def group(self) -> Hashable:
@@ -42,8 +53,8 @@ class Piecework:
         """Nothing is done yet."""
 
     def step(self, done: Any, index: int) -> tuple[Artifact, ...]:
-        """All of the work. Raises Refused, BrokenOutput."""
-        return self.work(_unwatched)
+        """All of the work. Raises Refused, BrokenOutput, Cancelled."""
+        return self.work(self.watch)
 
     def finish(self, done: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
         """The result."""
@@ -118,7 +129,3 @@ def trial_picture(shape: JobShape, larger: int = 1, **options: str) -> tuple[Job
     files = (out.getvalue(),)
     asked = replace(shape, width=TRIAL_SIDE * larger, height=TRIAL_SIDE * larger, input_bytes=len(files[0]))
     return trial_spec(asked, files, "image/png", **options), files
-
-
-def _unwatched(done: int, of: int) -> None:
-    """Nobody looks between two pieces."""

@@ -61,7 +61,7 @@ class PretendDevice:
     def put_out(self, model: bytes) -> None:
         self.on_change(self.entries[model].capability(Dtype.FP32))
 
-    def begin(self, job_id: bytes, spec: JobSpec, files: Sequence[bytes] = ()) -> OpenJob:
+    def begin(self, job_id: bytes, spec: JobSpec, files: Sequence[bytes], watch: Callable[[int, int], None]) -> OpenJob:
         trace = self.traces.begin(job_id, Dtype.FP32, keep=True)
         trace.add(spec.shape.steps, b"\0")
         pretended: Any = Pretended(spec.prompt)
