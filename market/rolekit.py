@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from compute.spec import AUDIO_TO_TEXT, IMAGE_TO_TEXT, IMAGE_TO_VIDEO, SEGMENT_ANYTHING, TEXT_TO_IMAGE, UPSCALE
+from compute.spec import (
+    AUDIO_TO_TEXT,
+    IMAGE_TO_IMAGE,
+    IMAGE_TO_TEXT,
+    IMAGE_TO_VIDEO,
+    SEGMENT_ANYTHING,
+    TEXT_TO_IMAGE,
+    UPSCALE,
+)
 from ledger.auditor import Auditor
 from ledger.chain import Chain
 from ledger.devchain import ensure_devchain
@@ -43,7 +51,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("node")
 
-PIPELINES = (TEXT_TO_IMAGE, AUDIO_TO_TEXT, IMAGE_TO_TEXT, IMAGE_TO_VIDEO, SEGMENT_ANYTHING, UPSCALE)
+PIPELINES = (
+    *(TEXT_TO_IMAGE, IMAGE_TO_IMAGE, IMAGE_TO_VIDEO, UPSCALE),
+    *(AUDIO_TO_TEXT, IMAGE_TO_TEXT, SEGMENT_ANYTHING),
+)
 GAS_MONEY = ETH // 100
 BOOK_S = 5.0  # that a neighbour's book may take before we are ready without it
 

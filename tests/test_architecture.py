@@ -30,14 +30,14 @@ SHELL = {  # whatever touches the world, or another shell
     "inbox kadstore keeper knock limits loglimit mdns memory netstream pipe presence quicklock stream "
     "transfer",
     "compute": "calibration device digestcache footprint hardware imagefile librarian link modeldesk modelfolder "
-    "modelstore nets offline opendevice openjob otherprocess pins pipeline pipelines plainmodels pulling "
+    "modelstore nets offline opendevice openjob otherprocess pins pipeline pipelines plainmodels previewing pulling "
     "schedule served soundfile steploop strictfolder tracestore training transferring watching work worker "
     "workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows "
     "sending transaction_rows transactor txstore wallet",
-    "market": "aftermath asking auctioneer basket bidding bidserver bookfeed bookserver bulletin client commands "
-    "config console controls conversation counter demo demo_client demo_show demo_stage forked gateway "
+    "market": "aftermath album asking auctioneer basket bidding bidserver bookfeed bookserver bulletin client commands "
+    "config console controls conversation counter demo demo_client demo_show demo_stage finishing forked gateway "
     "handover hello http instance jobinputs jobrun jobstore keeping lifeline lightclient loaddesk "
     "loadfeed localdoor localmodels looking model_commands modelbench modeldoor offering orchestrator "
     "outcome overlay parcels progress proofkeeper purchase quotedesk readystreams rolekit roles sale "
