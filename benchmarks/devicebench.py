@@ -102,7 +102,7 @@ class Counter:
         self._device, self._spent = device, spent
         self._asked: dict[bytes, Asked] = {}
         self._board: JobBoard[str] = JobBoard()
-        told = Told(lambda phase: None, self._stepped, self._finished, self._failed)
+        told = Told(lambda phase: None, self._stepped, lambda *preview: None, self._finished, self._failed)
         self._loop = StepLoop(self._board, Loaded(self._board), told, self._aside)
 
     async def run(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import captioncheck, model, quality_moves
+from benchmarks import captioncheck, model, quality_moves, quality_over
 from benchmarks.pixelcheck import Mask, things_in
 from benchmarks.report import Report, Say, goal
 from compute.capability import Dtype
@@ -116,6 +116,7 @@ def segment_anything(say: Say) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 PARTS: Final[dict[str, Part]] = {
     "text-to-image": text_to_image,
+    "image-to-image": quality_over.image_to_image,
     "audio-to-text": audio_to_text,
     "image-to-text": image_to_text,
     "segment-anything": segment_anything,
@@ -124,6 +125,7 @@ PARTS: Final[dict[str, Part]] = {
 }
 _FOLDERS: Final = {
     "text-to-image": "tiny",
+    "image-to-image": "tiny",
     "audio-to-text": "tiny-listener",
     "image-to-text": "tiny-describer",
     "segment-anything": "tiny-segmenter",

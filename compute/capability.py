@@ -12,7 +12,7 @@ from typing import Annotated
 from compute.spec import MAX_SIDE, MAX_STEPS, InputSize, JobShape, Length, Side
 from p2p.codec import Hash, Name, Range, Size, message
 
-MAX_MODELS = 64
+MAX_MODELS = 128
 MAX_SPEED = 2**60  # units per second
 MAX_LOAD_MS = 3_600_000
 GUESSED_SPEED = 1_000_000  # units per second of a model nobody has run yet: slow, so that a promise is kept

@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compute.capability import Dtype, ModelCapability
 from compute.flaws import BadModel, Flaw
-from compute.spec import MAX_DENOISED_SIDE, MAX_STEPS, MIN_SIDE, SIDE_STEP, TEXT_TO_IMAGE
+from compute.spec import IMAGE_TO_IMAGE, MAX_DENOISED_SIDE, MAX_STEPS, MIN_SIDE, SIDE_STEP, TEXT_TO_IMAGE
 
 PIPELINE_OF_CLASS = {"StableDiffusionPipeline": TEXT_TO_IMAGE}
+ALSO_SERVED = {TEXT_TO_IMAGE: (IMAGE_TO_IMAGE,)}  # by a model of this pipeline, once it is loaded
+MAX_DRAWN_OVER = 4 * 2**20  # bytes of a picture that is drawn over: more than a PNG of the largest result has
 LIBRARIES = frozenset({"diffusers", "transformers"})  # code comes from these, never from the folder
 UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})  # never loaded, so not part of the hash
 _LICENCE = re.compile(r"license(_name)?:\s*\S")
@@ -55,7 +57,7 @@ class ModelEntry:
         return (max(self.weight_bytes, self.numbers * dtype.size) * 5) // 4
 
     def capability(self, dtype: Dtype) -> ModelCapability:
-        """The entry as offered while it is still cold."""
+        """The entry as offered while it is still cold, for its own pipeline."""
         return ModelCapability(
             model=self.model,
             name=self.name,
@@ -68,6 +70,17 @@ class ModelEntry:
             max_length=self.max_length,
             max_input=self.max_input,
         )
+
+
+def all_served(entry: ModelCapability) -> tuple[ModelCapability, ...]:
+    """A model as each pipeline has it that it serves, its own first. A unit means the same work in all of them."""
+    others = ALSO_SERVED.get(entry.pipeline, ())
+    return (entry, *(replace(entry, pipeline=name, max_input=MAX_DRAWN_OVER) for name in others))
+
+
+def served_cold(entries: Iterable[ModelEntry], dtype: Dtype) -> tuple[ModelCapability, ...]:
+    """Models as they are offered before any is loaded."""
+    return tuple(one for entry in entries for one in all_served(entry.capability(dtype)))
 
 
 def components(index: Mapping[str, Any]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ import torch
 from compute.batching import crowded, fitting, gain_at, limit_of
 from compute.calibration import calibrate
 from compute.capability import GUESSED_SPEED, MAX_LOAD_MS, Dtype, ModelCapability
-from compute.catalog import ModelEntry
+from compute.catalog import ALSO_SERVED, ModelEntry
 from compute.costing import cost_of_denoising, cost_of_piece
 from compute.footprint import held_by, taken
 from compute.librarian import Brought
@@ -31,6 +31,7 @@ from compute.openjob import OpenJob
 from compute.pipeline import Finished, Pipeline, Run, Watched
 from compute.pipelines.safety_check import SafetyCheck
 from compute.pipelines.text_to_image import decode_png
+from compute.previewing import wanted
 from compute.spec import DENOISED, JobShape, JobSpec, Verification
 from compute.tracestore import TraceStore
 from compute.work import Replay
@@ -39,6 +40,7 @@ from p2p.errors import Misconfigured, Refused
 GROUP = "pasar.pipelines"
 BUILT_IN = {
     "text-to-image": "compute.pipelines.text_to_image:TextToImage",
+    "image-to-image": "compute.pipelines.image_to_image:ImageToImage",
     "audio-to-text": "compute.pipelines.audio_to_text:AudioToText",
     "image-to-text": "compute.pipelines.image_to_text:ImageToText",
     "image-to-video": "compute.pipelines.image_to_video:ImageToVideo",
@@ -70,6 +72,7 @@ class Device:
         self._entries = {entry.model: entry for entry in entries}
         self._known = {entry.model: entry.capability(dtype) for entry in entries}
         self._loaded: dict[bytes, Pipeline] = {}
+        self._also: dict[tuple[bytes, str], Pipeline] = {}  # other pipelines on loaded models
         self._jobs = 0  # ever begun: a load beside which none ran can be measured by what the process grew
         self._gains_of: dict[tuple[bytes, int], tuple[int, ...]] = {}  # by model and threads
 
@@ -87,6 +90,9 @@ class Device:
         jobs, before, started = self._jobs, taken(self.name), time.monotonic()
         pipeline = pipeline_class(entry.pipeline).load(Path(entry.folder), device=self.name, dtype=self.dtype)
         self._warm_up(pipeline, entry)
+        for name in ALSO_SERVED.get(entry.pipeline, ()):
+            served: Any = pipeline_class(name)
+            self._also[model, name] = served.on(pipeline)
         self._loaded[model] = pipeline
         grown = taken(self.name) - before if jobs == self._jobs else 0
         brought = Brought(max(1, held_by(pipeline), grown), _load_ms(started, time.monotonic()))
@@ -95,6 +101,8 @@ class Device:
 
     def put_out(self, model: bytes) -> None:
         """Free what a model takes. Unknown or cold ones change nothing."""
+        for name in ALSO_SERVED.get(self._entries[model].pipeline, ()) if model in self._entries else ():
+            self._also.pop((model, name), None)
         if self._loaded.pop(model, None) is not None:
             self._change(replace(self._known[model], warm=False))
         gc.collect()
@@ -116,7 +124,8 @@ class Device:
         """
         self._jobs += 1
         started = time.monotonic()
-        pipeline = self.load(spec.shape.model)
+        pipeline = self._serving(spec)
+        wanted(spec)  # a preview that cannot be had is refused before anything is worked
         begun = time.monotonic()
         run = pipeline.open(spec, files)
         if watch is not None and isinstance(run, Watched):
@@ -132,6 +141,15 @@ class Device:
             raise
         return job
 
+    def _serving(self, spec: JobSpec) -> Pipeline:
+        """The pipeline that a job asks for, on its model. Raises Refused, Misconfigured."""
+        model, name = spec.shape.model, spec.shape.pipeline
+        loaded = self.load(model)
+        found = loaded if name == self._entries[model].pipeline else self._also.get((model, name))
+        if found is None:
+            raise Refused("NO_PIPELINE", f"this model does not serve {name[:64]}")
+        return found
+
     def advance(self, jobs: Sequence[OpenJob]) -> None:
         """One step of each, all of one group, together. What it raises leaves every job as it was."""
         started = time.monotonic()
@@ -140,7 +158,8 @@ class Device:
         part = gain_at(len(jobs), self._gains(jobs[0].spec.shape)) / (100 * len(jobs))
         own_s = (time.monotonic() - started) * part
         for job, latents, raw in zip(jobs, after, raws, strict=True):
-            job.latents, job.index, job.alone_s = latents, job.index + 1, job.alone_s + own_s
+            job.before, job.latents = job.latents, latents
+            job.index, job.alone_s = job.index + 1, job.alone_s + own_s
             job.trace.add(job.run.timestep_of(job.index), raw)
 
     def end(self, job: OpenJob) -> Finished:
@@ -182,21 +201,21 @@ class Device:
 
     def replay_step(self, spec: JobSpec, index: int, dtype: Dtype, before: bytes, after: bytes) -> Replay:
         """Re-run one step from committed latents and measure the distance from the latents committed after it."""
-        job = self.load(spec.shape.model).open(spec, ())
+        job = self._serving(spec).open(spec, ())
         if index >= spec.shape.steps:
             raise Refused("NO_STEP", "the job has fewer steps", have=spec.shape.steps, need=index + 1)
         source, claim = job.from_bytes(before, dtype), job.from_bytes(after, dtype)
         return _distance(job.step(source, index), claim, claim - source)
 
-    def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes) -> Replay:
-        """Compare committed noise with what the seed gives."""
-        job = self.load(spec.shape.model).open(spec, ())
+    def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes, files: Sequence[bytes] = ()) -> Replay:
+        """Compare committed noise with what the seed gives, over the picture in ``files`` where one is drawn over."""
+        job = self._serving(spec).open(spec, files)
         claim = job.from_bytes(noise, dtype)
         return _distance(job.start(), claim, claim)
 
     def replay_picture(self, spec: JobSpec, dtype: Dtype, latents: bytes, picture: bytes) -> Replay:
         """Compare a delivered picture with what the committed last latents decode to, in fractions of full white."""
-        job: Run = self.load(spec.shape.model).open(spec, ())
+        job: Run = self._serving(spec).open(spec, ())
         claimed = decode_png(picture, spec.shape.width, spec.shape.height)
         ours = torch.from_numpy(job.pixels(job.from_bytes(latents, dtype)).astype(np.float32) / 255)
         claim = torch.from_numpy(claimed.astype(np.float32) / 255)

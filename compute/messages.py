@@ -21,6 +21,7 @@ from p2p.codec import Hash, JobId, Range, Size, message
 LINK_LIMIT = 2 * MAX_LEAF + 64 * 1024  # one frame; the largest carries two leaves
 PART = 2**20  # bytes of an artifact in one frame
 MAX_OPENED = 64  # leaves in one request
+MAX_PREVIEW = 8 * 1024  # bytes of a picture in the making
 REQUEST_ID = 16
 
 Millis = Annotated[int, Range(0, 2**53)]
@@ -157,6 +158,16 @@ class JobStepped:
     eta_ms: Millis
 
 
+@message("worker-preview", 1)
+@dataclass(frozen=True, slots=True)
+class JobPreviewed:
+    """What a job that asked for it looks like after ``step`` steps: a small WebP picture."""
+
+    job_id: JobId
+    step: StepCount
+    data: Annotated[bytes, Size(1, MAX_PREVIEW)]
+
+
 @message("worker-loading", 1)
 @dataclass(frozen=True, slots=True)
 class JobLoading:
@@ -241,15 +252,16 @@ class ReplayStep:
     after: Annotated[bytes, Size(1, MAX_LEAF)]
 
 
-@message("worker-replay-start", 2)
+@message("worker-replay-start", 3)
 @dataclass(frozen=True, slots=True)
 class ReplayStart:
-    """Asks whether ``noise`` is what the seed of ``spec`` gives."""
+    """Asks whether ``noise`` is what the seed of ``spec`` gives, over ``picture`` (a file) where one is drawn over."""
 
     request: RequestId
     spec: JobSpec
     dtype: Dtype
     noise: Annotated[bytes, Size(1, MAX_LEAF)]
+    picture: Annotated[bytes, Size(0, MAX_LEAF)] = b""
 
 
 @message("worker-replay-picture", 2)

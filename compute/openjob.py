@@ -16,7 +16,10 @@ from compute.tracestore import TraceWriter
 
 @dataclass(slots=True)
 class OpenJob:
-    """``latents`` are those after ``index`` steps. ``alone_s``: what its steps would have taken without the others."""
+    """``latents`` are those after ``index`` steps, ``before`` those before the last of them.
+
+    ``alone_s``: what its steps would have taken without the others.
+    """
 
     job_id: bytes
     spec: JobSpec
@@ -26,6 +29,7 @@ class OpenJob:
     latents: Any
     load_ms: int
     begun_at: float
+    before: Any = None
     index: int = 0
     alone_s: float = 0.0
 

@@ -90,6 +90,15 @@ class Watched(Protocol):
         ...
 
 
+@runtime_checkable
+class Glimpsed(Protocol):
+    """A run that can be looked at between two steps."""
+
+    def glimpse(self, before: Any, after: Any, index: int) -> Any:
+        """A small picture, (height, width, 3) bytes, of what step ``index`` was heading for. Raises BrokenOutput."""
+        ...
+
+
 class Pipeline(Protocol):
     """One loaded model. Holds no state of any job."""
 

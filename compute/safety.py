@@ -7,8 +7,9 @@ below it. Knows no model library.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from p2p.codec import Hash, Name, Range, Size
 
@@ -35,9 +36,6 @@ class Safety:
     score: Share
     pictures: Annotated[int, Range(1, MAX_PICTURES)]
 
-    def __str__(self) -> str:
-        return f"checked by {self.checker}: {self.label} {self.score / WHOLE:.3f}"
-
 
 @dataclass(frozen=True, slots=True)
 class Checking:
@@ -62,6 +60,8 @@ def as_dict(safety: Safety | None) -> dict[str, object]:
     }
 
 
-def in_words(safety: Safety | None) -> str:
-    """For people."""
-    return str(safety) if safety is not None else "unchecked"
+def in_words(told: Mapping[str, Any]) -> str:
+    """The same for people, from ``as_dict``."""
+    if told["safety"] == "unchecked":
+        return "unchecked"
+    return f"checked by {told['checker']}: {told['label']} {told['score']:.3f}"

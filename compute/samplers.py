@@ -43,6 +43,17 @@ class Sampler(Protocol):
         """The latents after step ``index``."""
         ...
 
+    def noised(self, picture: Any, noise: Any, index: int) -> Any:
+        """The latents of a picture that is there already, as they would be before step ``index``."""
+        ...
+
+    def picture(self, before: Any, after: Any, index: int) -> Any:
+        """The latents of the picture that the model saw in ``before``, from what step ``index`` made of them.
+
+        For a glimpse: what was rounded away in the step is missing.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Ddim:
@@ -71,6 +82,16 @@ class Ddim:
             epsilon = signal * told + noise * latents
         direction = self.next_noise[index] * epsilon
         return self.next_signal[index] * picture + direction
+
+    def noised(self, picture: Any, noise: Any, index: int) -> Any:
+        """Both shares of the schedule, as ``add_noise`` has them."""
+        return self.signal[index] * picture + self.noise[index] * noise
+
+    def picture(self, before: Any, after: Any, index: int) -> Any:
+        """Both sides of a step hold the same picture and the same noise in two mixtures: the noise is taken out."""
+        noise, following = self.noise[index], self.next_noise[index]
+        share = noise * self.next_signal[index] - following * self.signal[index]
+        return (noise * after - following * before) / share
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +125,21 @@ class Euler:
         slope = (whole - picture) / sigma
         return (whole + slope * self.step[index]).to(told.dtype)
 
+    def noised(self, picture: Any, noise: Any, index: int) -> Any:
+        """The picture under noise of this sigma."""
+        return picture + noise * self.sigmas[index]
+
+    def picture(self, before: Any, after: Any, index: int) -> Any:
+        """Where the slope leads: to sigma zero."""
+        return before - (after - before) * (self.sigmas[index] / self.step[index])
+
 
 @dataclass(frozen=True, slots=True)
 class FlowEuler:
-    """Euler steps of flow matching: the model tells the velocity itself."""
+    """Euler steps of flow matching: the model tells the velocity itself. ``sigmas``: shares of noise."""
 
     timesteps: tuple[float, ...]
+    sigmas: tuple[Number, ...]
     step: tuple[Number, ...]
     first_scale: Number = 1.0
 
@@ -120,3 +150,45 @@ class FlowEuler:
     def after(self, latents: Any, told: Any, index: int) -> Any:
         """Along the velocity; in single precision."""
         return (latents.float() + self.step[index] * told).to(told.dtype)
+
+    def noised(self, picture: Any, noise: Any, index: int) -> Any:
+        """On the straight line between the two."""
+        return self.sigmas[index] * noise + (1.0 - self.sigmas[index]) * picture
+
+    def picture(self, before: Any, after: Any, index: int) -> Any:
+        """Where the velocity leads: to sigma zero."""
+        return before - (after - before) * (self.sigmas[index] / self.step[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The last steps of a schedule: what is drawn over a picture leaves the first ``skipped`` out."""
+
+    whole: Sampler
+    skipped: int
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """Those of the steps that are left."""
+        return self.whole.timesteps[self.skipped :]
+
+    @property
+    def first_scale(self) -> Number:
+        """How large the first noise of the whole schedule is."""
+        return self.whole.first_scale
+
+    def shown(self, latents: Any, index: int) -> Any:
+        """What the model sees at step ``index`` of those that are left."""
+        return self.whole.shown(latents, index + self.skipped)
+
+    def after(self, latents: Any, told: Any, index: int) -> Any:
+        """The latents after it."""
+        return self.whole.after(latents, told, index + self.skipped)
+
+    def noised(self, picture: Any, noise: Any, index: int) -> Any:
+        """A picture as it would be before it."""
+        return self.whole.noised(picture, noise, index + self.skipped)
+
+    def picture(self, before: Any, after: Any, index: int) -> Any:
+        """What the model saw there."""
+        return self.whole.picture(before, after, index + self.skipped)

@@ -35,6 +35,11 @@ class Schedule:
             raise Misconfigured(f"the model's schedule cannot be used: {exc}") from exc
         self._made: dict[int, Sampler] = {}
 
+    @property
+    def longest(self) -> int:
+        """The most steps that there can be."""
+        return int(self._scheduler.config.num_train_timesteps)
+
     def sampler(self, steps: int) -> Sampler:
         """The sampler of so many steps. Raises Refused where the schedule has no such number."""
         if steps not in self._made:
@@ -44,9 +49,8 @@ class Schedule:
         return self._made[steps]
 
     def _make(self, steps: int) -> Sampler:
-        trained = int(self._scheduler.config.num_train_timesteps)
-        if steps > trained:
-            raise Refused("TOO_MANY_STEPS", "more than the model was trained for", have=trained, need=steps)
+        if steps > self.longest:
+            raise Refused("TOO_MANY_STEPS", "more than the model was trained for", have=self.longest, need=steps)
         try:
             self._scheduler.set_timesteps(steps)
             made = self._read(self._scheduler, steps)
@@ -99,7 +103,7 @@ def _euler(scheduler: Any, steps: int) -> Euler:
 
 def _flow(scheduler: Any, steps: int) -> FlowEuler:
     sigmas = scheduler.sigmas[: steps + 1]
-    return FlowEuler(tuple(scheduler.timesteps.tolist()), _numbers(sigmas[1:] - sigmas[:-1]))
+    return FlowEuler(tuple(scheduler.timesteps.tolist()), _numbers(sigmas[:-1]), _numbers(sigmas[1:] - sigmas[:-1]))
 
 
 def _numbers(numbers: Any) -> tuple[Number, ...]:

@@ -27,6 +27,7 @@ from compute.messages import Phase
 from compute.opendevice import in_thread
 from compute.openjob import OpenJob
 from compute.pipeline import Cancelled, Finished, out_of_memory
+from compute.previewing import Previews
 from compute.watching import Watch
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Told:
 
     moved: Callable[[Phase], None]
     stepped: Callable[[BoardJob[Any], int, int, int], None]  # so many of so many, milliseconds to go
+    previewed: Callable[[BoardJob[Any], int, bytes], None]  # after so many steps, a small file
     finished: Callable[[BoardJob[Any], Finished], None]
     failed: Callable[[BoardJob[Any], Exception, bool], Awaitable[None]]  # whether the device works for others
 
@@ -76,6 +78,7 @@ class StepLoop:
         self._changed, self._news = False, trio.Event()
         self._token = trio.lowlevel.current_trio_token()
         self._step_s = 0.0
+        self._previews = Previews()
 
     def wake(self) -> None:
         """Jobs came or were given up."""
@@ -197,12 +200,20 @@ class StepLoop:
             now = time.monotonic()
             steps = [(place.job_id, place.index, place.eta_ms(now)) for place in places if place.index]
             self._token.run_sync_soon(self._note, steps, now - started)
+            for place in places:
+                if file := self._previews.of(place):
+                    self._token.run_sync_soon(self._note_preview, place.job_id, place.index, file)
             if not go_on or self._changed or any(place.finished for place in places):
                 return
+
+    def _note_preview(self, job_id: bytes, step: int, file: bytes) -> None:
+        self._told.previewed(self._open[job_id][0], step, file)
 
     def _said_between(self, job: BoardJob[Any], part: int, parts: int, eta_ms: int) -> None:
         """In the device's thread, between two pieces of a step."""
         self._token.run_sync_soon(self._told.stepped, job, part, parts, eta_ms)
+        if file := self._previews.between(self._open[job.job_id][1], part):
+            self._token.run_sync_soon(self._told.previewed, job, part, file)
 
     def _note(self, made: Sequence[tuple[bytes, int, int]], took: float) -> None:
         """On the event loop, in order, before the thread's own end."""

@@ -16,6 +16,8 @@ from compute.spec import Artifact, JobShape, JobSpec
 from compute.trace import TraceLeaf
 from p2p.errors import Unavailable
 
+PREVIEW_TYPE = "image/webp"
+
 
 class WorkerLost(Unavailable):
     """The worker ended in the middle of a job, or could not start. Another machine may still do the job."""
@@ -25,13 +27,15 @@ class WorkerLost(Unavailable):
 class Step:
     """One finished step: ``step`` of ``steps``, and how long the rest will take.
 
-    Step 0: the job has its place; with ``loading`` it has none yet, because its model loads first.
+    Step 0: the job has its place; with ``loading`` it has none yet, because its model loads first. With ``preview``
+    a step is said once more, with a small WebP picture of what is being made.
     """
 
     step: int
     steps: int
     eta_ms: int
     loading: bool = False
+    preview: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

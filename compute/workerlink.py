@@ -16,6 +16,7 @@ import trio
 from compute import messages as m
 from compute.batching import MAX_OPEN, crowded, fitting
 from compute.capability import Capability
+from compute.catalog import served_cold
 from compute.digestcache import DigestCache
 from compute.opendevice import in_thread
 from compute.served import Served, read_folders
@@ -108,9 +109,7 @@ class Worker:
             self._config, models=served.folders, checking=served.checking or self._config.checking
         )
         self._pinned |= served.pinned
-        self._capability = Capability(
-            tuple(entry.capability(config.offered_dtype) for entry in served.entries), MAX_OPEN
-        )
+        self._capability = Capability(served_cold(served.entries, config.offered_dtype), MAX_OPEN)
         models = frozenset(entry.model for entry in served.entries)
         self._life = WorkerLife(config, models, self._submit_all, self._hear, self._lose)
         task_status.started()
@@ -181,10 +180,13 @@ class Worker:
         message = m.ReplayStep(request, spec, before.index, before.dtype, before.raw, after.raw)
         return await self._replay(request, message)
 
-    async def replay_start(self, spec: JobSpec, first: TraceLeaf) -> Replay:
-        """Compare the first leaf with the noise of the seed. Raises Refused, WorkerLost."""
+    async def replay_start(self, spec: JobSpec, first: TraceLeaf, picture: bytes = b"") -> Replay:
+        """Compare the first leaf with the noise of the seed, over ``picture`` where the job draws over one.
+
+        Raises Refused, WorkerLost.
+        """
         request = self._next_request()
-        return await self._replay(request, m.ReplayStart(request, spec, first.dtype, first.raw))
+        return await self._replay(request, m.ReplayStart(request, spec, first.dtype, first.raw, picture))
 
     async def replay_picture(self, spec: JobSpec, last: TraceLeaf, picture: bytes) -> Replay:
         """Compare a delivered picture with what the last leaf decodes to. Raises Refused, WorkerLost."""
@@ -269,7 +271,7 @@ class Worker:
                     self._asked[said.request].send_nowait(said)
             case m.ModelShelved():
                 self._shelved[said.model] = said
-            case m.JobStepped() | m.JobLoading() | m.JobDone() | m.ArtifactPart() | m.JobFailed():
+            case m.JobStepped() | m.JobPreviewed() | m.JobLoading() | m.JobDone() | m.ArtifactPart() | m.JobFailed():
                 if said.job_id in self._pending:
                     self._hear_of_job(self._pending[said.job_id], said)
 
@@ -278,6 +280,8 @@ class Worker:
             case m.JobStepped():
                 pending.begun = True
                 pending.put.send_nowait(Step(said.step, said.steps, said.eta_ms))
+            case m.JobPreviewed():
+                pending.put.send_nowait(Step(said.step, pending.spec.shape.steps, 0, preview=said.data))
             case m.JobLoading():
                 pending.put.send_nowait(Step(0, pending.spec.shape.steps, said.eta_ms, loading=True))
             case m.JobFailed():

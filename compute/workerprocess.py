@@ -23,7 +23,7 @@ import trio
 from compute import messages as m
 from compute.batching import MAX_OPEN
 from compute.capability import Capability, Dtype, ModelCapability
-from compute.catalog import ModelEntry
+from compute.catalog import ModelEntry, all_served, served_cold
 from compute.inbasket import Inbasket
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.link import Link, LinkBroken
@@ -68,8 +68,8 @@ class WorkerProcess:
         self._device: Device | None = None
         self._device_name = settings.device
         dtype = Dtype.FP32 if settings.dtype == "auto" else Dtype(settings.dtype)
-        self._capability = Capability(tuple(e.capability(dtype) for e in self._entries), MAX_OPEN)
-        told = Told(self._moved, self._note_step, self._finish, self._failed)
+        self._capability = Capability(served_cold(self._entries, dtype), MAX_OPEN)
+        told = Told(self._moved, self._note_step, self._note_preview, self._finish, self._failed)
         self._models = ModelDesk(self._board, self._progress, self._say, lambda: self._capability, self._wake)
         self._loop = StepLoop(self._board, self._models, told)
         self._token = trio.lowlevel.current_trio_token()
@@ -202,7 +202,7 @@ class WorkerProcess:
         except Misconfigured as exc:
             await self._give_up(str(exc), EXIT_MISCONFIGURED)
             return None
-        self._capability = Capability(tuple(entry.capability(self._device.dtype) for entry in self._entries), MAX_OPEN)
+        self._capability = Capability(served_cold(self._entries, self._device.dtype), MAX_OPEN)
         self._say(self._ready())
         self._models.open(self._device, self._entries)
         self._opened.set()
@@ -244,6 +244,11 @@ class WorkerProcess:
             self._board.progress(job.job_id, step, steps, eta_ms)
             self._say(m.JobStepped(job.job_id, step, steps, eta_ms))
 
+    def _note_preview(self, job: BoardJob[Outcome], step: int, file: bytes) -> None:
+        """Said once, and not kept."""
+        if job.state is State.RUNNING:
+            self._say(m.JobPreviewed(job.job_id, step, file))
+
     def _fail(self, job: BoardJob[Outcome], code: str, hint: str, *, passing: bool) -> None:
         failed = m.JobFailed(job.job_id, code, words(hint), passing)
         if self._board.end(job.job_id, (failed,), 0, self._now(), passing=passing):
@@ -259,8 +264,9 @@ class WorkerProcess:
             if self._calibrated.get(entry.model) != fresh:
                 self._calibrated[entry.model] = fresh
                 self._say(fresh)
-        self._capability = self._capability.updated(entry)
-        self._say(m.ModelChanged(entry))
+        for one in all_served(entry):
+            self._capability = self._capability.updated(one)
+            self._say(m.ModelChanged(one))
 
     # -- traces --------------------------------------------------------------------------------------------------
 
@@ -281,7 +287,7 @@ class WorkerProcess:
             case m.ReplayStep():
                 work: Callable[[], Any] = partial(device.replay_step, c.spec, c.index, c.dtype, c.before, c.after)
             case m.ReplayStart():
-                work = partial(device.replay_start, c.spec, c.dtype, c.noise)
+                work = partial(device.replay_start, c.spec, c.dtype, c.noise, (c.picture,) if c.picture else ())
             case m.ReplayPicture():
                 work = partial(device.replay_picture, c.spec, c.dtype, c.latents, c.picture)
         try:

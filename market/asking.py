@@ -16,12 +16,15 @@ from pathlib import Path
 from compute.pictureheader import claimed
 from compute.spec import (
     AUDIO_TO_TEXT,
-    DENOISED,
+    IMAGE_TO_IMAGE,
     IMAGE_TO_TEXT,
     IMAGE_TO_VIDEO,
+    MAX_DENOISED_SIDE,
     MAX_INPUT,
     MAX_OPTIONS,
+    MIN_SIDE,
     SEGMENT_ANYTHING,
+    SIDE_STEP,
     TEXT_TO_IMAGE,
     TRANSCODE,
     UPSCALE,
@@ -35,10 +38,12 @@ from p2p.errors import Misconfigured
 PICTURES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 SOUNDS = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
 UNMEASURED_MS = 600_000  # what a sound is taken for whose header we do not read: its price is a bound, not its length
-ON_PICTURES = frozenset({IMAGE_TO_TEXT, SEGMENT_ANYTHING, UPSCALE, IMAGE_TO_VIDEO})
+ON_PICTURES = frozenset({IMAGE_TO_IMAGE, IMAGE_TO_TEXT, SEGMENT_ANYTHING, UPSCALE, IMAGE_TO_VIDEO})
+SHOWN = frozenset({TEXT_TO_IMAGE, IMAGE_TO_IMAGE, IMAGE_TO_VIDEO})  # that can be seen in the making
 SERVED = frozenset({TEXT_TO_IMAGE, AUDIO_TO_TEXT, TRANSCODE, *ON_PICTURES})
 FRAMES = 16  # of a clip, where nobody says how many: --frames
 FACTORS = {"": 2, "2": 2, "4": 4}  # of what is made larger
+STRENGTH = 0.6  # of a picture that is drawn over, where nobody says how strong: --set strength=
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,19 @@ class Asked:
     names: tuple[str, ...] = ()
 
 
-def ask(pipeline: str, wish: Wish, file: Path | None, options: Sequence[str]) -> Asked:
-    """The wish of this pipeline on this file. Raises Misconfigured for what cannot be one, in words for a terminal."""
+def ask(pipeline: str, wish: Wish, file: Path | None, options: Sequence[str], *, previews: bool = False) -> Asked:
+    """The wish of this pipeline on this file. Raises Misconfigured for what cannot be one, in words for a terminal.
+
+    With ``previews`` the work is looked at after each step, as often as its worker has time for it.
+    """
     if pipeline not in SERVED:
         raise Misconfigured(f"pipeline: {pipeline[:64]!r} is none; there are {', '.join(sorted(SERVED))}")
+    if previews and pipeline not in SHOWN:
+        raise Misconfigured(f"previews: of {', '.join(sorted(SHOWN))}, not of {pipeline}")
+    if previews and not any(text.startswith("previews=") for text in options):
+        options = [*options, "previews=1"]
     wish = replace(wish, options=options_of(options))
-    if pipeline in DENOISED:
+    if pipeline == TEXT_TO_IMAGE:
         if file is not None:
             raise Misconfigured(f"file: {pipeline} works on words alone")
         if not wish.prompt:
@@ -63,7 +75,11 @@ def ask(pipeline: str, wish: Wish, file: Path | None, options: Sequence[str]) ->
         return Asked(wish)
     if file is None:
         raise Misconfigured(f"file: {pipeline} works on a file; name it with --file")
+    if pipeline == IMAGE_TO_IMAGE and not wish.prompt:
+        raise Misconfigured("prompt: say what the picture shall show, with --prompt or --prompt-file")
     data = _read(file)
+    if pipeline == IMAGE_TO_IMAGE:
+        return Asked(_drawn_over(wish, data), (data,))
     if pipeline in ON_PICTURES:
         told = _picture(wish, data, _factor(pipeline, wish))
         if pipeline == IMAGE_TO_VIDEO:
@@ -97,6 +113,25 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as exc:
         raise Misconfigured(f"file: {file} cannot be read: {exc.strerror}") from exc
+
+
+def _drawn_over(wish: Wish, data: bytes) -> Wish:
+    """The size of the picture, as near as such pictures can have it; of the steps those that its strength leaves."""
+    told = _picture(wish, data, 1)
+    sides = [max(MIN_SIDE, min(MAX_DENOISED_SIDE, side - side % SIDE_STEP)) for side in (told.width, told.height)]
+    width, height = wish.width or sides[0], wish.height or sides[1]
+    return replace(told, width=width, height=height, steps=max(1, round(wish.steps * _strength(wish))))
+
+
+def _strength(wish: Wish) -> float:
+    text = next((option.value for option in wish.options if option.name == "strength"), str(STRENGTH))
+    try:
+        strength = float(text)
+    except ValueError:
+        strength = -1.0
+    if not 0 <= strength <= 1:  # also false for what is no number
+        raise Misconfigured(f"set: strength is 0 to 1, not {text[:16]!r}")
+    return strength
 
 
 def _factor(pipeline: str, wish: Wish) -> int:

@@ -164,13 +164,14 @@ class BidServer:
         await stream.send(BidTaken(run.job_id, run.job.limit, not run.bid.limit, run.bid.deadline_ms), *fresh)
         if not run.inputs.whole.is_set():
             await stream.send(SendInputs(run.job_id, run.inputs.have()))
+        seen = 0
         while not run.over.is_set() or heard < news.told:
-            while not run.over.is_set() and news.told == heard:
+            while not run.over.is_set() and (news.told, news.shown) == (heard, seen):
                 await news.changed()
             await _gather(run, heard)
-            fresh, heard = news.since(heard)
-            if fresh:
-                await stream.send(*fresh)
+            (fresh, heard), (previews, seen) = news.since(heard), news.seen_since(seen)
+            if fresh or previews:
+                await stream.send(*fresh, *previews)
         await stream.send(run.outcome)
         if isinstance(run.outcome, JobDone):
             for index, head in enumerate(run.outcome.artifacts):

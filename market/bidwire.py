@@ -1,7 +1,7 @@
 """What a light client and a gateway say on ``/pasar/bid/1``, one stream for each job.
 
     client   Hello, AskModels | Bid, Chunk... of its inputs, CancelBid, ChunkAck..., Thanks
-    gateway  Hello, ModelsOnOffer, Refusal | BidTaken, SendInputs, JobNews...,
+    gateway  Hello, ModelsOnOffer, Refusal | BidTaken, SendInputs, JobNews and JobPreview...,
              JobDone + artifacts | JobFailed | BidCancelled
 
 A bid is idempotent by its job id: the same bid on a new stream picks the job up where it is. Messages only.
@@ -15,7 +15,7 @@ from typing import Annotated
 
 from compute.spec import MAX_INPUTS
 from ledger.money import Amount
-from market.jobwire import BlobHave
+from market.jobwire import MAX_PREVIEW, BlobHave
 from p2p.codec import U32, Hash, JobId, Name, Range, Size, message
 from p2p.peer import WirePeer
 
@@ -104,6 +104,19 @@ class JobNews:
     steps: U32 = 0
     wei: Amount = 0
     eta_ms: U32 = 0
+
+
+@message("job-preview", 1)
+@dataclass(frozen=True, slots=True)
+class JobPreview:
+    """What the result looks like after ``step`` steps, for a bid that asked: a small picture, as its seller made it.
+
+    Of several in a short time the newest is told.
+    """
+
+    job_id: JobId
+    step: U32
+    data: Annotated[bytes, Size(1, MAX_PREVIEW)]
 
 
 @dataclass(frozen=True, slots=True)

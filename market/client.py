@@ -22,6 +22,7 @@ from market.bidwire import (
     JobDone,
     JobFailed,
     JobNews,
+    JobPreview,
     ModelOnOffer,
     ModelsOnOffer,
     SendInputs,
@@ -51,6 +52,7 @@ KEPT_S = 45.0  # that a stream is good for a bid; gateways wait a minute for one
 GONE_S = 20.0  # how long after the deadline, or after taking the bid back, a gateway may stay unreachable
 
 Tell = Callable[[BidTaken | JobNews], None]
+Show = Callable[[JobPreview], None]
 Chance = Callable[[int], bytes]
 
 
@@ -191,15 +193,18 @@ class Client:
         tell: Tell,
         cancelled: trio.Event | None = None,
         files: Sequence[bytes] = (),
+        show: Show = lambda preview: None,
     ) -> Ending:
         """Follow ``bid`` to its end. Setting ``cancelled`` takes it back. ``files`` are the bytes of its inputs.
+
+        ``show`` gets previews as they come, unchecked, where the bid asks for some.
 
         Raises Misconfigured for other files than the bid names, Unavailable when the gateway does not take it,
         GatewayLost when it took it and stays gone, or comes to no end; Refused when its result is larger than we hold,
         PeerFault when what it delivers does not check.
         """
         stop = trio.Event() if cancelled is None else cancelled
-        follow = _Follow(self._network.peer, gateway, bid, tell, stop, files)
+        follow = _Follow(self._network.peer, gateway, bid, tell, show, stop, files)
         deadline = trio.current_time() + bid.deadline_ms / 1000
         with trio.move_on_at(deadline + AFTER_DEADLINE_S):
             try:
@@ -247,9 +252,16 @@ class _Follow:
     """One bid over one stream after another; what was received on an earlier one counts."""
 
     def __init__(
-        self, us: PeerId, gateway: PeerId, bid: Bid, tell: Tell, cancelled: trio.Event, files: Sequence[bytes]
+        self,
+        us: PeerId,
+        gateway: PeerId,
+        bid: Bid,
+        tell: Tell,
+        show: Show,
+        cancelled: trio.Event,
+        files: Sequence[bytes],
     ) -> None:
-        self._bid, self._tell, self._cancelled = bid, tell, cancelled
+        self._bid, self._tell, self._show, self._cancelled = bid, tell, show, cancelled
         self._gateway, self._job_id = gateway, job_id(gateway, us, bid.nonce)
         self._parcels, self._sent = Parcels(), Parcels()
         if [file.size for file in bid.spec.inputs] != [len(data) for data in files]:
@@ -323,6 +335,8 @@ class _Follow:
                     self._tell(said)
                 case JobNews():
                     self._tell(said)
+                case JobPreview():
+                    self._show(said)
                 case SendInputs():
                     have = {one.blob: one.chunks for one in said.have}
                     for file in refs_of(self._bid.spec):

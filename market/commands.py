@@ -29,7 +29,7 @@ MAX_FILE = 2**31
 
 @app.command()
 def bid(
-    pipeline: Annotated[str, typer.Argument(help="text-to-image, image-to-video, image-to-text, upscale, and more.")],
+    pipeline: Annotated[str, typer.Argument(help="text-to-image, image-to-image, image-to-video, upscale, and more.")],
     prompt: Annotated[str | None, typer.Option(help="What the picture shows.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt.")] = None,
     file: Annotated[Path | None, typer.Option(help="The picture, sound or film that is worked on.")] = None,
@@ -55,6 +55,8 @@ def bid(
     network: Annotated[str | None, typer.Option(help="Name of the network.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Directory of this client.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the result goes; pasar-JOB.png or as it ends.")] = None,
+    finish: Annotated[str, typer.Option(help="2x: have the picture made twice as large by a second bid.")] = "",
+    previews: Annotated[Path | None, typer.Option(help="Folder for small pictures while it is made.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One object on stdout, progress as JSON on stderr.")] = False,
 ) -> None:
     """Have one job done: finds a gateway, follows the auction and the work, checks the result and its Receipt."""
@@ -83,8 +85,9 @@ def bid(
         raise Misconfigured("limit: a job for nothing is nobody's; leave the flag out to take twice the cheapest offer")
     if as_json:
         configure_logs(as_json=True, level="warning")  # stderr is JSON lines, warnings too
-    asked = ask(pipeline, wish, file, option or ())
-    code = trio.run(run_bid, config, Errand(pipeline, asked.wish, out, as_json, asked.files, asked.names))
+    asked = ask(pipeline, wish, file, option or (), previews=previews is not None)
+    errand = Errand(pipeline, asked.wish, out, as_json, asked.files, asked.names, finish, previews)
+    code = trio.run(run_bid, config, errand)
     if code:
         raise Exit(code)
 

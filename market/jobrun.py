@@ -23,7 +23,7 @@ from market import jobwire as wire
 from market.auction import Auction, AwardTo, Buyer
 from market.basket import BROKEN, Bought
 from market.bid import Bid
-from market.bidwire import BidCancelled, JobDone, JobFailed, JobNews, News
+from market.bidwire import BidCancelled, JobDone, JobFailed, JobNews, JobPreview, News
 from market.bulletin import Bulletin
 from market.conversation import now_ms
 from market.counter import Counter
@@ -66,7 +66,7 @@ class JobRun:
     ) -> None:
         self._c, self.job_id, self.client, self.bid, self._free = counter, job_id, client, bid, free
         self.job = job or Job(job_id, digest_of(bid), bid.limit)
-        self.bulletin = Bulletin()
+        self.bulletin = Bulletin(previews=bool(bid.spec.option("previews")))
         self.outcome: Outcome | None = None
         self.over = trio.Event()
         self._clock = Clock(now_ms() - age_ms)
@@ -390,5 +390,5 @@ class JobRun:
         until = (known.of(one.seller, now).banned_until for one in self.job.attempts)
         return Rule.BANNED in matched.excluded and any(now < at < self._deadline for at in until)
 
-    def tell(self, news: JobNews) -> None:
+    def tell(self, news: JobNews | JobPreview) -> None:
         self.bulletin.tell(news)

@@ -21,7 +21,7 @@ MAX_ATTEMPT = 255
 MAX_SLICES = 16
 MAX_ARTIFACTS = 16
 MAX_ARTIFACT = 2**31
-MAX_PREVIEW = 64 * 1024
+MAX_PREVIEW = 16 * 1024
 MAX_DURATION_MS = 24 * 3600 * 1000
 
 # Why something was declined, ended or failed. A code is stable and travels; words for people come with it.

@@ -48,7 +48,8 @@ MESSAGES: dict[str, tuple[str, ...]] = {
     CONTROL: ("hello", "rfq", "signed", "quote-refusal", "release"),  # market/hello.py, market/quote.py
     BID: (  # market/bidwire.py, market/bid.py, market/refusal.py
         *("hello", "ask-models", "models-on-offer", "bid", "cancel-bid", "thanks"),
-        *("refusal", "bid-taken", "send-inputs", "job-news", "job-done", "job-failed", "bid-cancelled", *CHUNKS),
+        *("refusal", "bid-taken", "send-inputs", "job-news", "job-preview"),
+        *("job-done", "job-failed", "bid-cancelled", *CHUNKS),
     ),
     JOB: ("hello", *dict.fromkeys((*JOB_BUYER, *JOB_SELLER)), *CHUNKS),
     LOAD: ("hello", "load-ask", "load", "loads-heard"),  # market/loads.py, market/offer.py
@@ -73,7 +74,7 @@ TRANSFERS = ("blob-head", "blob-have")  # p2p/transfer.py
 WORKER = (  # compute/messages.py, between a node and its worker
     *("worker-attach", "worker-ready", "worker-ping", "worker-pong", "worker-end", "capability"),
     *("worker-run", "worker-input", "worker-cancel", "worker-step", "worker-done", "worker-part", "worker-failed"),
-    *("worker-loading", "worker-pin", "worker-shelved", "worker-calibrated", "worker-due"),
+    *("worker-preview", "worker-loading", "worker-pin", "worker-shelved", "worker-calibrated", "worker-due"),
     *("worker-model-changed", "worker-model-failed", "worker-open-trace", "worker-leaf", "worker-request-failed"),
     *("worker-replay-step", "worker-replay-start", "worker-replay-picture", "worker-replayed"),
 )

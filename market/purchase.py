@@ -19,7 +19,7 @@ from ledger.ticket import PaymentVerdict, TicketParams
 from market import jobwire as wire
 from market.aftermath import Aftermath
 from market.basket import ASK_AFRESH, BROKEN, Basket, Bought, Ended
-from market.bidwire import JobNews, News
+from market.bidwire import JobNews, JobPreview, News
 from market.conversation import Conversation, closing
 from market.keeping import name_of
 from market.opening import check_receipt, unsealed
@@ -62,7 +62,7 @@ class Purchase:
         basket: Basket,
         seller: PeerId,
         session: Buying,
-        tell: Callable[[JobNews], None],
+        tell: Callable[[JobNews | JobPreview], None],
         *,
         counted: Counted = Counted.NOTHING,
         asked_at: int | None = None,
@@ -181,6 +181,8 @@ class Purchase:
                 await self._debit()
             case commands.Report(step=step, steps=steps, eta_ms=eta_ms):
                 self._news(News.STEP, step=step, steps=steps, eta_ms=eta_ms)
+            case commands.ShowPreview(step=step, data=data):
+                self._tell(JobPreview(self.award.job_id, step, data))
             case commands.Measure(kind=kind, value=value):  # of kinds there is lateness alone
                 self.log.info("measured", kind=kind, value=value)
                 self._hidden_ms = value

@@ -17,6 +17,7 @@ import trio
 
 from compute.spec import (
     AUDIO_TO_TEXT,
+    IMAGE_TO_IMAGE,
     IMAGE_TO_TEXT,
     IMAGE_TO_VIDEO,
     SEGMENT_ANYTHING,
@@ -51,7 +52,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("node")
 
-PIPELINES = (TEXT_TO_IMAGE, AUDIO_TO_TEXT, IMAGE_TO_TEXT, IMAGE_TO_VIDEO, SEGMENT_ANYTHING, UPSCALE, TRANSCODE)
+PIPELINES = (
+    *(TEXT_TO_IMAGE, IMAGE_TO_IMAGE, IMAGE_TO_VIDEO, UPSCALE),
+    *(AUDIO_TO_TEXT, IMAGE_TO_TEXT, SEGMENT_ANYTHING, TRANSCODE),
+)
 GAS_MONEY = ETH // 100
 BOOK_S = 5.0  # that a neighbour's book may take before we are ready without it
 

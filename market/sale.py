@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from compute.spec import Verification
-from compute.work import Step
+from compute.work import PREVIEW_TYPE, Step
 from ledger.journal import Also, Begun
 from ledger.ticket import Payment
 from market import jobwire as wire
@@ -259,6 +259,9 @@ class Sale:
 
         def on_step(step: Step) -> None:
             nonlocal started
+            if step.preview:
+                self.talk.post(events.PreviewMade(step.step, PREVIEW_TYPE, step.preview))
+                return
             self.ready_at = now_ms() + step.eta_ms
             if not step.loading:
                 started = started or int(wall() * 1000)

@@ -31,19 +31,19 @@ SHELL = {  # whatever touches the world, or another shell
     "transfer",
     "compute": "calibration checkerfolder costbook costing device digestcache encodermodel filmcutting filmprobe "
     "footprint hardware imagefile librarian link modeldesk modelfolder modelstore nets offline "
-    "opendevice openjob otherprocess pins pipeline pipelines plainmodels pulling schedule served "
-    "soundfile steploop strictfolder tracestore training transferring watching work worker workerchild "
-    "workerlife workerlink workerprocess",
+    "opendevice openjob otherprocess pins pipeline pipelines plainmodels previewing pulling schedule "
+    "served soundfile steploop strictfolder tracestore training transferring watching work worker "
+    "workerchild workerlife workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows "
     "sending transaction_rows transactor txstore wallet",
-    "market": "aftermath asking askingfilm auctioneer basket bidding bidserver bookfeed bookserver bulletin client "
-    "commands config console controls conversation counter demo demo_client demo_show demo_stage forked "
-    "gateway handover hello http instance jobinputs jobrun jobstore keeping lifeline lightclient live "
-    "live_commands livesource loaddesk loadfeed localdoor localmodels looking model_commands modelbench "
-    "modeldoor offering orchestrator outcome overlay parcels pricing progress proofkeeper purchase "
-    "quotedesk readystreams rolekit roles sale saving servicenotice sessionstore shop supervisor "
-    "wallet_commands walletdoor whereabouts",
+    "market": "aftermath album asking askingfilm auctioneer basket bidding bidserver bookfeed bookserver bulletin "
+    "client commands config console controls conversation counter demo demo_client demo_show demo_stage "
+    "finishing forked gateway handover hello http instance jobinputs jobrun jobstore keeping lifeline "
+    "lightclient live live_commands livesource loaddesk loadfeed localdoor localmodels looking "
+    "model_commands modelbench modeldoor offering orchestrator outcome overlay parcels pricing progress "
+    "proofkeeper purchase quotedesk readystreams rolekit roles sale saving servicenotice sessionstore "
+    "shop supervisor wallet_commands walletdoor whereabouts",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess

@@ -394,7 +394,7 @@ async def test_progress_beyond_any_job_and_endless_previews(tmp_path: Path) -> N
         for step in (3, 2, 3, 10**9, 4):
             await stream.send(wire.Progress(award.job_id, award.attempt, step, 4, 0))
         for _ in range(300):
-            await stream.send(wire.Preview(award.job_id, award.attempt, 1, "image/png", bytes(64 * 1024)))
+            await stream.send(wire.Preview(award.job_id, award.attempt, 1, "image/png", bytes(wire.MAX_PREVIEW)))
         await stream.send(wire.Failure(award.job_id, award.attempt, wire.FAILED))
         await liar.listen(stream)
 

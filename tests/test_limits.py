@@ -330,6 +330,30 @@ DEFENCE = (
         "test_jobinputs:test_a_gateway_holds_so_much_input_and_no_more",
     ),
     Limit(
+        "bytes of a picture that is drawn over",
+        4 * MIB,
+        "compute.catalog:MAX_DRAWN_OVER",
+        "test_image_to_image:test_what_is_no_picture_or_too_large_is_refused_unread",
+    ),
+    Limit(
+        "bytes of a preview",
+        16 * KIB,
+        "market.jobwire:MAX_PREVIEW",
+        "test_hostile_sellers:test_progress_beyond_any_job_and_endless_previews",
+    ),
+    Limit(
+        "previews of a job that a gateway passes on in a second",
+        4,
+        "market.bulletin:PREVIEWS_PER_SECOND",
+        "test_previewing:test_a_bulletin_shows_the_newest_to_who_asked_and_no_flood",
+    ),
+    Limit(
+        "previews of a job that a client keeps",
+        512,
+        "market.album:MOST",
+        "test_previewing:test_an_album_keeps_small_pictures_and_not_too_many",
+    ),
+    Limit(
         "the part of them that one address has open, one in",
         4,
         "market.gateway:ADDRESS_PART",

@@ -137,10 +137,10 @@ def test_scores_that_are_no_numbers_are_broken_output(folder: Path) -> None:
 
 def test_nothing_is_a_finding_that_no_checker_made() -> None:
     assert as_dict(None) == {"safety": "unchecked"}
-    assert in_words(None) == "unchecked"
+    assert in_words(as_dict(None)) == "unchecked"
     told = as_dict(Safety("watchful", bytes(32), "nsfw", 31_000, 2))
     assert (told["safety"], told["checker"], told["label"], told["score"]) == ("checked", "watchful", "nsfw", 0.031)
-    assert in_words(Safety("watchful", bytes(32), "nsfw", 31_000, 2)) == "checked by watchful: nsfw 0.031"
+    assert in_words(as_dict(Safety("watchful", bytes(32), "nsfw", 31_000, 2))) == "checked by watchful: nsfw 0.031"
 
 
 # -- what is no checker ----------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def test_a_folder_chooses_its_sampler_and_each_step_stands_alone(folder: Path, t
     (copy / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", name]}))
     device = Device("cpu", Dtype.FP32, (read_folder(copy),), TraceStore(tmp_path / "traces"), 0, lambda change: None)
     spec = job_spec(read_folder(copy).model, steps=5)
-    assert type(device.load(spec.shape.model)._schedule.sampler(5)) in (Euler, FlowEuler)
+    assert type(device.load(spec.shape.model).schedule.sampler(5)) in (Euler, FlowEuler)
     run_alone(device, job_id(name), spec)
     leaves = device._traces.open(job_id(name), range(6))
     assert [leaf.timestep for leaf in leaves[:-1]] == sorted({leaf.timestep for leaf in leaves[:-1]}, reverse=True)

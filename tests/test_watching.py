@@ -150,7 +150,7 @@ async def at_work(folder: Path) -> AsyncIterator[tuple[Bench, Follower, StepLoop
     loop = StepLoop(
         follower.board,
         follower,
-        Told(lambda phase: None, follower.stepped, follower.finished, follower.failed),
+        Told(lambda phase: None, follower.stepped, lambda *preview: None, follower.finished, follower.failed),
     )
     device: Any = bench
     async with trio.open_nursery() as nursery:

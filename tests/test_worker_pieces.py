@@ -88,6 +88,9 @@ async def test_a_worker_enlarges_and_describes(tmp_path: Path) -> None:
             steps.clear()
             film = await worker.generate(job_id("f"), moved(mover, picture), steps.append, (picture,))
             assert [step.step for step in steps if step.steps == 6] == [1, 2, 3, 4, 5, 6]
+            seen_so_far = [step.preview for step in steps if step.preview]
+            assert seen_so_far
+            assert read_picture(seen_so_far[0]).size == (64, 64)
             assert film.artifacts[0].media_type == "video/mp4"
             with av.open(io.BytesIO(film.artifacts[0].data)) as source:
                 assert sum(1 for _ in source.decode(video=0)) == 6
@@ -110,7 +113,9 @@ def seen(entry: ModelCapability, picture: bytes, side: int) -> JobSpec:
 
 def moved(entry: ModelCapability, picture: bytes) -> JobSpec:
     still = seen(entry, picture, 64)
-    return replace(still, shape=replace(still.shape, length=6), options=(Option("motion", "pan-left"),))
+    return replace(
+        still, shape=replace(still.shape, length=6), options=(Option("motion", "pan-left"), Option("previews", "1"))
+    )
 
 
 def circle(side: int = 64) -> bytes:

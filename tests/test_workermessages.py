@@ -84,6 +84,13 @@ GOLDEN: list[tuple[Any, str]] = [
         ("96ab776f726b65722d7374657001c4206a6f622e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e0314cd05dc"),
     ),
     (
+        m.JobPreviewed(JOB, 3, b"webp"),
+        (
+            "95ae776f726b65722d7072657669657701c4206a6f622e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e"
+            "2e2e2e03c40477656270"
+        ),
+    ),
+    (
         m.JobDone(JOB, (m.ArtifactHead("image/png", 3),), b"t" * 32, Dtype.BF16, 700, 2500),
         (
             "99ab776f726b65722d646f6e6501c4206a6f622e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e"
@@ -129,12 +136,12 @@ GOLDEN: list[tuple[Any, str]] = [
         ),
     ),
     (
-        m.ReplayStart(REQUEST, SPEC, Dtype.FP16, b"noise"),
+        m.ReplayStart(REQUEST, SPEC, Dtype.FP16, b"noise", b"png"),
         (
-            "96b3776f726b65722d7265706c61792d737461727402c41072727272727272727272727272727272989aad746578742d"
+            "97b3776f726b65722d7265706c61792d737461727403c41072727272727272727272727272727272989aad746578742d"
             "746f2d696d616765c4206d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d404004c3a565"
             "78616374a574726163650000ac612072656420636972636c65a0cd0bb807c41073737373737373737373737373737373"
-            "9090a466703136c4056e6f697365"
+            "9090a466703136c4056e6f697365c403706e67"
         ),
     ),
     (

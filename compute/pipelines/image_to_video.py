@@ -117,17 +117,23 @@ class ImageToVideo:
 
     def open(self, spec: JobSpec, files: Sequence[bytes]) -> Piecework:
         """Read the still and how it moves: the prompt, and options ``motion``, ``amount``, ``fps``. Raises Refused."""
-        check_options(spec, "amount", "fps", "motion")
+        check_options(spec, "amount", "fps", "motion", "previews")
         amount, fps = number(spec, "amount", 1.0), number(spec, "fps", FPS)
         wish = Wish(spec.prompt, spec.option("motion"), amount, spec.shape.length)
         still = np.asarray(read_picture(only(files), LIMITS))
         height, width = check(still)
         check_size(spec.shape, width, height)
 
-        def work(progress: Progress) -> tuple[Artifact, ...]:
-            return artifacts(mp4(self.take_apart(still, wish).frames(progress), int(fps)))
+        latest = [still]
 
-        return Piecework(work)
+        def frames(progress: Progress) -> Iterator[Pixels]:
+            for latest[0] in self.take_apart(still, wish).frames(progress):
+                yield latest[0]
+
+        def work(progress: Progress) -> tuple[Artifact, ...]:
+            return artifacts(mp4(frames(progress), int(fps)))
+
+        return Piecework(work, latest=lambda: latest[0])
 
     def step_together(self, turns: Sequence[Turn[Piecework]]) -> list[Any]:
         """One job after the other."""

@@ -33,12 +33,20 @@ def _unwatched(done: int, of: int) -> None:
     """Nobody looks between two pieces."""
 
 
+def _unseen() -> None:
+    """There is nothing to look at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piecework:
-    """One job. Its state is None before the work, and the artifacts after it."""
+    """One job. Its state is None before the work, and the artifacts after it.
+
+    ``latest`` gives a picture of the last piece, (height, width, 3) bytes, where there is one.
+    """
 
     work: Work
     watch: Progress = _unwatched
+    latest: Callable[[], Any] = _unseen
 
     def watched(self, watch: Progress) -> Piecework:
         """The same job, with somebody who is told between two pieces."""

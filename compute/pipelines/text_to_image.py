@@ -22,6 +22,7 @@ from PIL import Image
 from compute.capability import Dtype
 from compute.nets.loading import BAD_FILES
 from compute.pipeline import BrokenOutput, Turn
+from compute.pipelines.piecework import check_options
 from compute.samplers import Sampler
 from compute.schedule import Schedule
 from compute.spec import TEXT_TO_IMAGE, Artifact, JobShape, JobSpec
@@ -29,6 +30,8 @@ from compute.trace import FINISHED, MAX_LEAF
 from p2p.errors import Misconfigured, Refused
 
 PNG = "image/png"
+OPTIONS = ("previews",)  # read by the device: compute/previewing.py
+GLIMPSE_SIDE = 64  # pixels
 _TORCH_DTYPE = {Dtype.FP32: torch.float32, Dtype.FP16: torch.float16, Dtype.BF16: torch.bfloat16}
 
 
@@ -40,7 +43,7 @@ class TextToImage:
     def __init__(self, parts: Any, device: str, dtype: Dtype) -> None:
         """Raises Misconfigured for a schedule that is not served."""
         self.parts, self.device, self.dtype = parts, device, dtype
-        self._schedule = Schedule(type(parts.scheduler).__name__, parts.scheduler.config)
+        self.schedule = Schedule(type(parts.scheduler).__name__, parts.scheduler.config)
 
     @classmethod
     def load(cls, folder: Path, *, device: str, dtype: Dtype) -> TextToImage:
@@ -63,8 +66,9 @@ class TextToImage:
 
     @torch.inference_mode()
     def open(self, spec: JobSpec, files: Sequence[bytes] = ()) -> Denoising:
-        """Prepare one job: its schedule and its encoded words. Raises Refused for a schedule the model lacks."""
-        sampler = self._schedule.sampler(spec.shape.steps)
+        """Prepare one job: its schedule and its encoded words. Raises Refused, as for a schedule the model lacks."""
+        check_options(spec, *OPTIONS)
+        sampler = self.schedule.sampler(spec.shape.steps)
         words, no_words = self.parts.encode_prompt(
             spec.prompt, self.device, 1, spec.shape.guided, negative_prompt=spec.negative_prompt
         )
@@ -125,10 +129,14 @@ class Denoising:
         return found
 
     def start(self) -> Any:
-        """x_T: noise from the seed, drawn as fp32 on the CPU whatever the device, so that everybody gets the same."""
+        """x_T: the noise, as large as the schedule has it first."""
+        return self.noise(self.sampler.first_scale)
+
+    def noise(self, scale: Any = 1.0) -> Any:
+        """From the seed, drawn as fp32 on the CPU whatever the device, so that everybody gets the same."""
         generator = torch.Generator("cpu").manual_seed(self.spec.seed)
         noise = torch.randn(self.latent_shape, generator=generator, dtype=torch.float32)
-        return (noise * self.sampler.first_scale).to(self.model.device, _TORCH_DTYPE[self.dtype])
+        return (noise * scale).to(self.model.device, _TORCH_DTYPE[self.dtype])
 
     def step(self, latents: Any, index: int) -> Any:
         """The latents after step ``index``. One model evaluation, or two in one batch when guided."""
@@ -154,6 +162,14 @@ class Denoising:
             raise BrokenOutput("the decoded picture is not finite")
         scaled = (decoded / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
         return (scaled * 255).round().astype(np.uint8)
+
+    def glimpse(self, before: Any, after: Any, index: int) -> Any:
+        """What the model saw at step ``index``, of a few cells of latents on each side: decoded fast at any size."""
+        latents = self.sampler.picture(before, after, index)
+        most = max(1, GLIMPSE_SIDE // self.model.parts.vae_scale_factor)
+        share = min(1.0, most / max(latents.shape[2:]))
+        size = [max(1, round(cells * share)) for cells in latents.shape[2:]]
+        return self.pixels(torch.nn.functional.interpolate(latents.float(), size, mode="area").to(latents.dtype))
 
     def to_bytes(self, latents: Any) -> bytes:
         """Raw little-endian numbers in the dtype of the denoising."""

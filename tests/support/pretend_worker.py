@@ -99,7 +99,7 @@ class PretendDevice:
     def gains(self, model: bytes) -> tuple[int, ...]:
         return 100, 150, 220
 
-    def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes) -> Replay:
+    def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes, files: Sequence[bytes]) -> Replay:
         return Replay(abs(noise[0]) * 10**9, 0)
 
     def _obey(self, prompt: str) -> bool:
