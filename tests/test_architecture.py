@@ -21,8 +21,8 @@ PURE = {
     "wavefile weightsheader",
     "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "
     "transactions",
-    "market": "auction bid bidwire book bookwire demo_tally equivocation following job jobwire loads neighbours "
-    "offer opening pace prefilter protocol quote receipt reconcile refusal reputation restarting scoring "
+    "market": "auction bid bidwire book bookwire declining demo_tally equivocation following job jobwire loads "
+    "neighbours offer opening pace prefilter protocol quote receipt reconcile refusal reputation restarting scoring "
     "sealing session",
 }
 SHELL = {  # whatever touches the world, or another shell

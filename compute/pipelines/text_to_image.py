@@ -21,6 +21,7 @@ from PIL import Image
 
 from compute.capability import Dtype
 from compute.pipeline import BrokenOutput, Turn
+from compute.pipelines.piecework import check_options
 from compute.samplers import Sampler
 from compute.schedule import Schedule
 from compute.spec import TEXT_TO_IMAGE, Artifact, JobShape, JobSpec
@@ -63,6 +64,7 @@ class TextToImage:
     @torch.inference_mode()
     def open(self, spec: JobSpec, files: Sequence[bytes] = ()) -> Denoising:
         """Prepare one job: its schedule and its encoded words. Raises Refused for a schedule the model lacks."""
+        check_options(spec)
         sampler = self._schedule.sampler(spec.shape.steps)
         words, no_words = self.parts.encode_prompt(
             spec.prompt, self.device, 1, spec.shape.guided, negative_prompt=spec.negative_prompt

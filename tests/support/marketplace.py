@@ -63,7 +63,10 @@ class Place:
 class Marketplace:
     """Builds nodes on one memory network; every sender has a deposit."""
 
-    def __init__(self, nursery: trio.Nursery, folder: Path, seed: int = 0) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, folder: Path, seed: int = 0, pipelines: tuple[str, ...] = (PIPELINE,)
+    ) -> None:
+        self.pipelines = pipelines
         self.net = MemoryNetwork(seed=seed)
         self.cover = MemoryCover()
         self._nursery, self._folder = nursery, folder
@@ -88,7 +91,7 @@ class Marketplace:
 
         async def build(seat: MemoryNode, journal: Journal, nursery: trio.Nursery) -> tuple[Gateway, SendingBooks]:
             greeter = self.greeter("gateway")
-            feed = BookFeed(seat, seat, greeter, (PIPELINE,), time.time)
+            feed = BookFeed(seat, seat, greeter, self.pipelines, time.time)
             lines = ControlLines(seat, greeter, self.reach(seat))
             books = SendingBooks(journal, key, SETTLEMENT, self.cover)
             await books.load()
@@ -137,7 +140,7 @@ class Marketplace:
             seat: MemoryNode, journal: Journal, nursery: trio.Nursery
         ) -> tuple[Orchestrator, ReceivingBooks]:
             greeter = self.greeter("orchestrator")
-            feed = BookFeed(seat, seat, greeter, (PIPELINE,), time.time)
+            feed = BookFeed(seat, seat, greeter, self.pipelines, time.time)
             books = ReceivingBooks(journal, key, SETTLEMENT, ReceivingTerms(lives_for_ms=5000), self.cover)
             await books.load()
             supplies = Supplies(
@@ -200,10 +203,12 @@ class Marketplace:
 
 
 @asynccontextmanager
-async def marketplace(folder: Path, seed: int = 0) -> AsyncGenerator[Marketplace]:
+async def marketplace(
+    folder: Path, seed: int = 0, pipelines: tuple[str, ...] = (PIPELINE,)
+) -> AsyncGenerator[Marketplace]:
     """A market that ends with the block."""
     async with trio.open_nursery() as nursery:
-        yield Marketplace(nursery, folder, seed)
+        yield Marketplace(nursery, folder, seed, pipelines)
         nursery.cancel_scope.cancel()
 
 
