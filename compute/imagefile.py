@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-from compute.pictureheader import claimed
+from compute.pictureheader import MAX_SCANS, claimed, scans
 from p2p.errors import Refused
 
 # What Pillow and its plugins raise on files that are broken, by accident or on purpose.
@@ -52,6 +52,8 @@ def read_picture(data: bytes, limits: PictureLimits = DEFAULT) -> Image.Image:
         raise Refused("PICTURE_TOO_LARGE", "pixels", have=width * height, need=limits.pixels)
     if min(width, height) < limits.least_side:
         raise Refused("BAD_PICTURE", "a side is too short", have=min(width, height), need=limits.least_side)
+    if header.format == "JPEG" and scans(data) > MAX_SCANS:
+        raise Refused("PICTURE_TOO_LARGE", "scans", have=scans(data), need=MAX_SCANS)
     try:
         with Image.open(io.BytesIO(data), formats=(header.format,)) as picture:
             if picture.size != (width, height):

@@ -123,11 +123,16 @@ class ModelDesk:
         for told in self._told.values():
             self._say(told)
 
+    def tell_waiting(self, load_ms: int) -> None:
+        """The device is not open yet: whoever waits hears how long that may take, as of a model that loads."""
+        for job in self._board.queued():
+            self._waits(job.job_id, load_ms)
+
     # -- what the librarian tells ------------------------------------------------------------------------------------
 
     def _decline(self, jobs: tuple[bytes, ...], code: str, hint: str, have: int = 0, need: int = 0) -> None:
         """Jobs that will not have their model here. Another machine may serve them."""
-        told = words(f"{hint} (have {have}, need {need})" if need else hint)
+        told = words(counted(hint, have, need))
         for job_id in jobs:
             failed = m.JobFailed(job_id, code, told, True)
             if self._board.decline(job_id, (failed,), int(trio.current_time() * 1000), passing=True):
@@ -159,6 +164,11 @@ class ModelDesk:
     def _open_librarian(self) -> Librarian:
         assert self._librarian is not None, "the device is not open"
         return self._librarian
+
+
+def counted(hint: str, have: int, need: int) -> str:
+    """A hint with its numbers, where there are some."""
+    return f"{hint} (have {have}, need {need})" if need else hint
 
 
 def words(text: str) -> str:

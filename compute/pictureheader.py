@@ -11,6 +11,8 @@ from dataclasses import dataclass
 _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _JPEG = b"\xff\xd8\xff"
 MAX_SEGMENTS = 256  # JPEG segments before the frame; a picture of a camera has about ten
+MAX_SCANS = 64  # of a progressive JPEG; real ones have about ten, and each costs a pass over the whole picture
+_SCAN = b"\xff\xda"
 _SIZED = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the JPEG markers that start a frame
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # the JPEG markers without a length
 
@@ -33,6 +35,11 @@ def claimed(data: bytes) -> Claimed | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
     return None
+
+
+def scans(data: bytes) -> int:
+    """How many scans a JPEG has at most: the marker cannot stand inside of one."""
+    return data.count(_SCAN)
 
 
 def _claim(name: str, width: bytes, height: bytes) -> Claimed | None:

@@ -18,18 +18,28 @@ from p2p.errors import Refused
 
 RATE = 16_000
 _BLOCK = 2**20  # frames of a WAV that are converted at once
+_RESAMPLED = 2**16  # samples of the result that are made at once
 _TAPS = 32  # of the filter before a lower rate, to either side and for each step down
 # Containers that PyAV may open. Play lists and the like are not among them: they open other files.
 _CONTAINERS = "flac,mp3,ogg,wav,mov,mp4,m4a,3gp,matroska,webm,aac,aiff"
 MAX_STREAMS = 16  # of a container
+# What may be decoded while a container is looked into: a picture or a film beside the sound is not opened.
+_CODECS = (
+    "flac,mp3,mp3float,mp2,mp2float,vorbis,opus,libopus,aac,aac_fixed,alac,pcm_u8,pcm_s16le,pcm_s16be,pcm_s24le,"
+    "pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,pcm_alaw,pcm_mulaw"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class SoundLimits:
-    """What is read at most. Memory while reading stays below about ten bytes for each sample at the file's own rate."""
+    """What is read at most. Memory while reading stays below about ten bytes for each sample at the file's own rate.
+
+    ``samples`` of all channels, at the file's own rate: what is decoded is work, and a small file may hold much of it.
+    """
 
     bytes: int = MAX_INPUT
     seconds: int = 3600
+    samples: int = 400_000_000  # an hour of 48 kHz in stereo has 345.6 million
 
 
 DEFAULT = SoundLimits()
@@ -52,22 +62,41 @@ def read_sound(data: bytes, limits: SoundLimits = DEFAULT) -> Any:
 
 
 def to_rate(samples: Any, rate: int) -> Any:
-    """The same sound at RATE: what RATE cannot hold is filtered out, then the line between two samples is read off."""
+    """The same sound at RATE: what RATE cannot hold is filtered out, then the line between two samples is read off.
+
+    Block by block, so that nothing as long as the sound is made but the result.
+    """
     if rate == RATE:
         return samples
-    if rate > RATE:
-        reach = _TAPS * rate // RATE
-        at = np.arange(-reach, reach + 1)
-        cut = 0.9 * RATE / rate  # leaves room for the slope of the filter
-        kernel = (np.sinc(at * cut) * np.hanning(len(at) + 2)[1:-1] * cut).astype(np.float32)
-        samples = np.convolve(samples, kernel, "same") if len(samples) >= len(kernel) else samples
-    count = len(samples) * RATE // rate
-    return np.interp(np.arange(count) * (rate / RATE), np.arange(len(samples)), samples).astype(np.float32)
+    kernel = _low_pass(rate) if rate > RATE else np.ones(1, np.float32)
+    if len(samples) < len(kernel):
+        kernel = np.ones(1, np.float32)
+    reach, count = len(kernel) // 2, len(samples) * RATE // rate
+    made: Any = np.empty(count, np.float32)
+    for first in range(0, count, _RESAMPLED):
+        at = np.arange(first, min(first + _RESAMPLED, count)) * (rate / RATE)
+        begin, end = int(at[0]), min(len(samples), int(at[-1]) + 2)
+        near = samples[max(0, begin - reach) : end + reach]
+        edges = max(0, reach - begin), max(0, end + reach - len(samples))
+        smooth = np.convolve(np.pad(near, edges), kernel, "valid")
+        made[first : first + len(at)] = np.interp(at - begin, np.arange(end - begin), smooth)
+    return made
+
+
+def _low_pass(rate: int) -> Any:
+    """What keeps of a sound what RATE can hold."""
+    reach = _TAPS * rate // RATE
+    at = np.arange(-reach, reach + 1)
+    cut = 0.9 * RATE / rate  # leaves room for the slope of the filter
+    return (np.sinc(at * cut) * np.hanning(len(at) + 2)[1:-1] * cut).astype(np.float32)
 
 
 def _from_wav(data: bytes, wav: Wav, limits: SoundLimits) -> Any:
     if wav.frames > limits.seconds * wav.rate:
         raise Refused("SOUND_TOO_LONG", "seconds", have=wav.frames // wav.rate, need=limits.seconds)
+    if wav.frames * wav.channels > limits.samples:
+        have = wav.frames * wav.channels
+        raise Refused("SOUND_TOO_LARGE", "samples of all channels", have=have, need=limits.samples)
     mono: Any = np.empty(wav.frames, np.float32)
     width = wav.channels * int(wav.encoding[-1])
     for first in range(0, wav.frames, _BLOCK):
@@ -96,7 +125,7 @@ def _from_container(data: bytes, limits: SoundLimits) -> Any:
         import av
     except ImportError as exc:
         raise Refused("SOUND_UNSERVED", "this machine reads only WAV: it has no PyAV") from exc
-    options = {"format_whitelist": _CONTAINERS, "max_streams": str(MAX_STREAMS)}
+    options = {"format_whitelist": _CONTAINERS, "codec_whitelist": _CODECS, "max_streams": str(MAX_STREAMS)}
     try:
         with av.open(io.BytesIO(data), options=options) as container:
             parts = list(_decoded(container, av.AudioResampler("fltp", "mono", RATE), limits))
@@ -113,8 +142,11 @@ def _decoded(container: Any, resampler: Any, limits: SoundLimits) -> Iterator[An
     rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
     if not (MIN_RATE <= rate <= MAX_RATE and 1 <= channels <= MAX_CHANNELS):
         raise Refused("BAD_SOUND", "rate or channels out of bounds", have=rate, need=MAX_RATE)
-    total = 0
+    total = decoded = 0
     for frame in container.decode(stream):
+        decoded += frame.samples * channels
+        if decoded > limits.samples:
+            raise Refused("SOUND_TOO_LARGE", "samples of all channels", have=decoded, need=limits.samples)
         for part in resampler.resample(frame):
             total += part.samples
             if total > limits.seconds * RATE:

@@ -1,6 +1,6 @@
 """Keeps one worker process running and healthy: start or find it, connect, watch, kill when it must be, start again.
 
-Shell. Passes messages on without reading them; knows no job.
+Shell. Passes messages on, and reads of them only that a job was done; knows no job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ START_S = 60.0  # until the socket answers; models load later
 SILENCE_S = 30.0  # importing a model library may hold the interpreter for seconds
 FAREWELL_S = 2.0
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-STEADY_S = 60.0  # after this long a crash counts as the first again
+STEADY_S = 60.0  # after this long, or after a job that was done, a crash counts as the first again
 
 
 class WorkerLife:
@@ -47,6 +47,7 @@ class WorkerLife:
         self._child: Child | None = None
         self._link: Link | None = None
         self._verdict = ""
+        self._worked = False  # whether the child has finished a job
 
     @property
     def pid(self) -> int | None:
@@ -75,7 +76,8 @@ class WorkerLife:
                 if await self._only_the_line_broke(answered):
                     continue
                 await self._bury(answered)
-                failures = 1 if trio.current_time() - begun > STEADY_S else failures + 1
+                steady = self._worked or trio.current_time() - begun > STEADY_S
+                self._worked, failures = False, 1 if steady else failures + 1
                 await trio.sleep(BACK_OFF_S[min(failures, len(BACK_OFF_S)) - 1])
         finally:
             if self._child is not None:
@@ -127,6 +129,7 @@ class WorkerLife:
 
     async def _read(self, link: Link) -> None:
         async for received in link.messages():
+            self._worked = self._worked or isinstance(received, m.JobDone)
             self._on_message(received)
 
     async def _watch(self, path: Path) -> None:

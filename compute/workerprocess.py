@@ -27,7 +27,7 @@ from compute.catalog import ModelEntry, all_served, served_cold
 from compute.inbasket import Inbasket
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.link import Link, LinkBroken
-from compute.modeldesk import ModelDesk, words
+from compute.modeldesk import ModelDesk, counted, words
 from compute.opendevice import MakeDevice, Settings, in_thread
 from compute.otherprocess import look_up, runs
 from compute.phases import Progress
@@ -35,6 +35,7 @@ from compute.pipeline import BrokenOutput, Finished, out_of_memory
 from compute.spec import JobSpec
 from compute.steploop import StepLoop, Told
 from compute.tracestore import TraceStore
+from p2p.codec import encode
 from p2p.errors import Misconfigured, PeerFault, Refused
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 ATTACH_S = 10.0
 LAST_WORDS_S = 1.0
+OPENING_MS = 10_000  # about what importing the libraries takes; what is told gets less for as long as it lasts
 _TIDY_S = 10.0
 _WATCH_S = 0.5
 EXIT_MISCONFIGURED = 2
@@ -64,7 +66,7 @@ class WorkerProcess:
         self._link: Link | None = None
         self._alone_since = trio.current_time()
         self._keeper = look_up(settings.keeper)
-        self._opened = trio.Event()
+        self._opened, self._begun_at = trio.Event(), self._now()
         self._device: Device | None = None
         self._device_name = settings.device
         dtype = Dtype.FP32 if settings.dtype == "auto" else Dtype(settings.dtype)
@@ -219,6 +221,11 @@ class WorkerProcess:
 
     def _finish(self, job: BoardJob[Outcome], done: Finished) -> None:
         outcome = _outcome(job.job_id, replace(done, load_ms=self._models.waited_ms(job)))
+        try:
+            encode(outcome[0])
+        except ValueError as exc:  # no result that travels: an empty file, too many files
+            self._fail(job, "MODEL_FAILED", str(exc), passing=True)
+            return
         if self._board.end(job.job_id, outcome, sum(len(a.data) for a in done.artifacts), self._now()):
             for message in outcome:
                 self._say(message)
@@ -227,7 +234,7 @@ class WorkerProcess:
         """Its own fault, the model's, or the device's: when that does not work for others either, the worker ends."""
         match exc:
             case Refused():
-                self._fail(job, exc.code, exc.hint, passing=False)
+                self._fail(job, exc.code, counted(exc.hint, exc.have, exc.need), passing=False)
             case BrokenOutput() | Misconfigured():
                 self._fail(job, "BROKEN_MODEL", str(exc), passing=True)
             case MemoryError() | RuntimeError():  # torch reports a full device and a broken kernel as RuntimeError
@@ -306,6 +313,8 @@ class WorkerProcess:
         while True:
             await trio.sleep(_WATCH_S)
             self._board.expire(self._now())
+            if not self._opened.is_set():
+                self._models.tell_waiting(OPENING_MS**2 // (OPENING_MS + self._now() - self._begun_at))
             if trio.current_time() - tidied > _TIDY_S:
                 await trio.to_thread.run_sync(self._traces.expire)
                 tidied = trio.current_time()

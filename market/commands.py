@@ -7,6 +7,7 @@ library takes a second to import, and a mistake on the command line should not.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -71,11 +72,11 @@ def bid(
         width=width,
         height=height,
         steps=steps,
-        guidance=round(guidance * 1000),
+        guidance=_thousandths(guidance, "guidance"),
         seed=seed,
         model=model,
         limit=parse_wei(limit) if limit else 0,
-        deadline_ms=max(1, round(deadline * 1000)),
+        deadline_ms=max(1, _thousandths(deadline, "deadline")),
         price_of_time=parse_wei(price_of_time) if price_of_time else None,
         prefer=prefer,
         wait=wait,
@@ -156,6 +157,12 @@ def demo(
     code = run_demo(Plan(as_json, keep, folder))
     if code:
         raise Exit(code)
+
+
+def _thousandths(value: float, name: str) -> int:
+    if not math.isfinite(value):
+        raise Misconfigured(f"{name}: {value} is no number to count with")
+    return round(value * 1000)
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:

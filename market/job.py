@@ -17,11 +17,15 @@ from enum import StrEnum
 from typing import Annotated
 
 from ledger.money import Amount
-from market.jobwire import MAX_ATTEMPT, OTHER_BODY, Code
+from market.jobwire import BAD_INPUT, MAX_ATTEMPT, OTHER_BODY, POLICY, Code
 from market.jobwire import Attempt as Number
 from p2p.codec import Hash, JobId, Size, message
 from p2p.errors import Refused
 from p2p.peer import PeerId, WirePeer
+
+LAWFUL_NOES = (BAD_INPUT, POLICY)
+BELIEVED = 2  # sellers that find fault with a job: one alone may lie, and another one is asked
+MOST_NOES = 8  # for one job
 
 
 class JobState(StrEnum):
@@ -84,6 +88,23 @@ class Job:
         known = tuple(sellers)
         failed = {one.seller for one in self.attempts if one.code is not None}
         return tuple(s for s in known if s not in failed) or known
+
+    def is_declined(self, sellers: Iterable[PeerId], *, more: bool) -> bool:
+        """Whether the last no was enough: two found fault with it, or all ``sellers`` said no and no ``more`` come."""
+        noes = [one for one in self.attempts if one.code in LAWFUL_NOES]
+        if not noes or noes[-1] != self.attempts[-1]:
+            return False
+        found = {one.seller for one in noes if one.code == BAD_INPUT}
+        everybody = not more and {one.seller for one in noes}.issuperset(sellers)
+        return everybody or len(found) >= BELIEVED or len(noes) >= MOST_NOES
+
+    @property
+    def contradicted(self) -> frozenset[PeerId]:
+        """Who found a fault with what somebody else then did."""
+        if self.result is None:
+            return frozenset()
+        found = {one.seller for one in self.attempts if one.code == BAD_INPUT}
+        return frozenset(found - {self.attempts[self.result - 1].seller})
 
     def award(self, seller: PeerId, price: int) -> Job:
         """A new attempt. Raises Refused while another is live, after the end, past the limit or the last number."""

@@ -23,7 +23,7 @@ from market import jobwire as wire
 from market.auction import Auction, AwardTo, Buyer
 from market.basket import BROKEN, Bought
 from market.bid import Bid
-from market.bidwire import BidCancelled, JobDone, JobFailed, JobNews, JobPreview, News
+from market.bidwire import BidCancelled, JobDone, JobNews, JobPreview, News
 from market.bulletin import Bulletin
 from market.conversation import now_ms
 from market.counter import Counter
@@ -31,7 +31,7 @@ from market.job import Job
 from market.jobinputs import JobInputs
 from market.jobstore import TakenBid
 from market.keeping import name_of
-from market.outcome import Clock, Outcome, done, ended, tried
+from market.outcome import Clock, Outcome, done, ended, failed
 from market.prefilter import Matched
 from market.purchase import Purchase
 from market.receipt import spec_in
@@ -195,11 +195,9 @@ class JobRun:
 
     async def _auction(self, matched: Matched, scope: trio.CancelScope) -> AwardTo | Refusal:
         c = self._c
-        deadline = self._deadline
-        buyer = Buyer(c.basket.signer.peer, c.basket.greeter.network, c.settlement, self.bid.prefer, deadline)
-        sellers = {one.seller for one in matched.candidates}
-        auction = Auction(buyer, matched, c.chance(16), without=sellers - set(self.job.candidates(sellers)))
-
+        buyer = Buyer(c.basket.signer.peer, c.basket.greeter.network, c.settlement, self.bid.prefer, self._deadline)
+        without = matched.sellers - set(self.job.candidates(matched.sellers))
+        auction = Auction(buyer, matched, c.chance(16), without=without)
         quotes: list[tuple[PeerId, int]] = []
 
         def quoted(seller: PeerId, price: int) -> None:
@@ -270,7 +268,9 @@ class JobRun:
         if self._cancelled.is_set() and last is not None and last.code == wire.CANCELLED:
             return await self._cancelled_at(last.cost)
         if last is not None and last.code == BROKEN:  # ours, with any seller
-            return await self._given_back(JobFailed(self.job_id, Code.FAILED.value, last.hint, tried(self.job), 0))
+            return await self._given_back(failed(self.job, Code.FAILED.value, last.hint))
+        if last is not None and self._is_declined():
+            return await self._given_back(failed(self.job, last.code, last.hint))
         self.tell(JobNews(self.job_id, News.RETRIED, purchase.seller))
         self.log.info("attempt ended without a result", code=last.code if last else "")
         return None
@@ -317,13 +317,15 @@ class JobRun:
         """Keep the result, charge for it once, and only then call it done."""
         paid = purchase.ended.paid if purchase.ended is not None else 0
         self.job = self.job.deliver(purchase.award.attempt, bought.inside.price, paid)
+        for seller in self.job.contradicted:
+            self._c.basket.reputation.failed(seller, now_ms())
         transfer = 0 if purchase.sealed_at is None else now_ms() - int(purchase.sealed_at * 1000)
         auction = self._clock.accepted - self._clock.arrived
         result = done(self.job, bought, paid, auction_ms=auction, transfer_ms=transfer)
         try:
             await self._c.results.put(name_of(self.job_id), result, [file.data for file in bought.files])
         except Unavailable as exc:
-            return await self._given_back(JobFailed(self.job_id, Code.FAILED.value, str(exc)[:512], tried(self.job), 0))
+            return await self._given_back(failed(self.job, Code.FAILED.value, str(exc)))
         await self._c.customers.charge(self.job_id, self.job.charge)
         self.job = self.job.settle()
         return result
@@ -345,7 +347,7 @@ class JobRun:
         self.job = self.job.fail(why.code.value)
         if not self.job.attempts:
             return await self._given_back(why)
-        return await self._given_back(JobFailed(self.job_id, why.code.value, why.hint, tried(self.job), 0))
+        return await self._given_back(failed(self.job, why.code.value, why.hint))
 
     async def _given_back(self, outcome: Outcome) -> Outcome:
         """Over without a result: it must not begin again after a restart, which gives back what is left reserved."""
@@ -376,6 +378,10 @@ class JobRun:
 
     def _match(self) -> Matched:
         return self._c.match(self.bid, self.job.limit, self._deadline)
+
+    def _is_declined(self) -> bool:
+        matched = self._match()
+        return self.job.is_declined(matched.sellers, more=bool(matched.waiting))
 
     def _may_rest(self, matched: Matched) -> bool:
         return self.bid.wait or bool(matched.waiting)

@@ -35,6 +35,11 @@ def ended(matched: Matched, limit: int) -> Refusal:
     return replace(plain, code=Code.DEADLINE, hint="nobody had a place in time: allow more time, or try again")
 
 
+def failed(job: Job, code: str, hint: str) -> JobFailed:
+    """How a job that nobody did is told; it costs its client nothing."""
+    return JobFailed(job.job_id, code, hint[:512], tried(job), 0)
+
+
 @dataclass(slots=True)
 class Clock:
     """Marks on a job's way, on the gateway's steady clock in milliseconds."""

@@ -72,6 +72,11 @@ class Matched:
     waiting: int
     usual: int | None = None
 
+    @property
+    def sellers(self) -> frozenset[PeerId]:
+        """Whose offers the candidates are."""
+        return frozenset(one.seller for one in self.candidates)
+
     def refusal(self) -> Refusal:
         """Why nobody is asked, with the counts and what to change."""
         limit, cheapest = self.terms.limit or 0, self.cheapest or 0

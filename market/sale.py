@@ -20,6 +20,7 @@ from ledger.journal import Also, Begun
 from ledger.ticket import Payment
 from market import jobwire as wire
 from market.conversation import Conversation, now_ms
+from market.declining import declined
 from market.jobinputs import JobInputs
 from market.keeping import Finished, KeptWork, inputs_of, name_of
 from market.parcels import Parcels
@@ -246,7 +247,7 @@ class Sale:
             try:
                 self._finished = await self._generate(award)
             except Refused as exc:
-                self.talk.post(events.WorkFailed(exc.code[:32], exc.hint[:200]))
+                self.talk.post(events.WorkFailed(*declined(exc)))
             except Unavailable as exc:
                 self.log.warning("worker lost", reason=str(exc))
                 self.talk.post(events.WorkFailed(wire.FAILED, "the worker was lost"))

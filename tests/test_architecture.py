@@ -21,9 +21,9 @@ PURE = {
     "strictjson subtitles trace wavefile weightsheader yardstick",
     "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "
     "transactions",
-    "market": "auction bid bidwire book bookwire demo_tally equivocation following job jobwire loads neighbours "
-    "offer opening pace policy prefilter prices protocol quote receipt reconcile reel refusal reputation "
-    "restarting scoring sealing session",
+    "market": "auction bid bidwire book bookwire declining demo_tally equivocation following job jobwire loads "
+    "neighbours offer opening pace policy prefilter prices protocol quote receipt reconcile reel refusal "
+    "reputation restarting scoring sealing session",
 }
 SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections dialback discovery gossip hardening heartbeat host identity "

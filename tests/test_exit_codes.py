@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import LocalMarket, Process, local_market, outcome
+from tests.support.processes import LocalMarket, Process, local_market, outcome, run_all
 
 pytestmark = pytest.mark.live
 
@@ -60,6 +60,19 @@ def keys(folder: Path) -> dict[str, Path]:
     return found
 
 
+def long_prompt(folder: Path) -> Path:
+    """A megabyte of words."""
+    path = folder / "words"
+    path.write_text("word " * 200_000)
+    return path
+
+
+def empty_file(folder: Path) -> Path:
+    path = folder / "empty.png"
+    path.touch()
+    return path
+
+
 def test_every_mistake_is_one_line_and_code_2(market: LocalMarket, taken: int, tmp_path: Path) -> None:
     wrong: list[tuple[str, list[str]]] = [
         ("--role", []),
@@ -82,6 +95,19 @@ def test_every_mistake_is_one_line_and_code_2(market: LocalMarket, taken: int, t
         ("for nothing", ["bid", "text-to-image", "--prompt", "x", "--limit", "0"]),
         ("no multiaddr", ["bid", "text-to-image", "--prompt", "x", "--bootstrap", "nonsense"]),
         ("cannot read", ["bid", "text-to-image", "--prompt-file", "/nowhere"]),
+        ("guidance: nan", ["bid", "text-to-image", "--prompt", "x", "--guidance", "nan"]),
+        ("guidance: inf", ["bid", "text-to-image", "--prompt", "x", "--guidance", "inf"]),
+        ("guidance", ["bid", "text-to-image", "--prompt", "x", "--guidance", "1e300"]),
+        ("deadline: nan", ["bid", "text-to-image", "--prompt", "x", "--deadline", "nan"]),
+        ("seed", ["bid", "text-to-image", "--prompt", "x", "--seed", "-1"]),
+        ("seed", ["bid", "text-to-image", "--prompt", "x", "--seed", str(2**53)]),
+        ("width", ["bid", "text-to-image", "--prompt", "x", "--width", "-64"]),
+        ("sides", ["bid", "text-to-image", "--prompt", "x", "--width", "65"]),
+        ("steps", ["bid", "text-to-image", "--prompt", "x", "--steps", "0"]),
+        ("prompt", ["bid", "text-to-image", "--prompt", "x" * 5000]),
+        ("larger than", ["bid", "text-to-image", "--prompt-file", str(long_prompt(tmp_path))]),
+        ("NAME=VALUE", ["bid", "text-to-image", "--prompt", "x", "--set", "a=" + "1" * 257]),
+        ("can be sent", ["bid", "upscale", "--file", str(empty_file(tmp_path))]),
         ("cannot read", ["verify", "/nowhere", "/nowhere"]),
         *((name, ["--role", "bootstrap", "--data-dir", str(path)]) for name, path in keys(tmp_path).items()),
     ]
@@ -137,13 +163,3 @@ def test_a_bid_that_finds_no_gateway_ends_with_5(lonely: Process) -> None:
     assert got.code == 5
     assert got.report["refusal"]["code"] == "NO_GATEWAY"
     assert "--bootstrap" in got.report["refusal"]["hint"]
-
-
-def run_all(market: LocalMarket, lines: list[list[str]]) -> list[dict[str, str]]:
-    """Each of these command lines, in a process of its own."""
-    todo = market.cwd / "lines.json"
-    todo.write_text(json.dumps(lines))
-    process = market.start(str(todo), script="tests/support/forked_mains.py")
-    assert process.wait() == 0, process.tail()
-    found: list[dict[str, str]] = json.loads(process.stdout[-1])
-    return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from compute.pictureheader import Claimed, claimed
+from compute.pictureheader import MAX_SCANS, Claimed, claimed, scans
 from p2p.errors import Refused
 
 np = pytest.importorskip("numpy")
@@ -97,6 +97,14 @@ def test_a_webp_bomb_is_refused_before_its_decoder_sees_it() -> None:
     body = b"\x00" * 4 + (16_382).to_bytes(3, "little") * 2
     data = b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<I", 10) + body
     assert code_of(data) == "PICTURE_TOO_LARGE"
+
+
+def test_a_jpeg_of_scans_without_end_is_refused_before_its_decoder_sees_it() -> None:
+    data = file_of(64, 64, "JPEG", progressive=True)
+    assert 1 < scans(data) <= MAX_SCANS // 4
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert read_picture(data[:-2] + last * 10 + data[-2:]).size == (64, 64)
+    assert code_of(data[:-2] + last * MAX_SCANS + data[-2:]) == "PICTURE_TOO_LARGE"
 
 
 def test_bytes_pixels_and_short_sides_have_their_own_limits() -> None:

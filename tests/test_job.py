@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market.job import OVER, Job, JobState
+from market.job import MOST_NOES, OVER, Job, JobState
 from p2p.codec import decode, encode
 from p2p.errors import Refused
 from p2p.peer import PeerId
@@ -34,6 +34,33 @@ def test_a_failed_attempt_opens_the_job_to_others_and_to_all_when_none_is_left()
     assert job.candidates([ANN, BEN, CID]) == (CID,)
     assert job.stranded == {ANN: 5}
     assert job.charge == 0
+
+
+def test_a_job_is_at_fault_when_two_find_so_or_nobody_is_left_who_did_not_say_no() -> None:
+    once = NEW.award(ANN, 80).accept(1).end(1, "BAD_INPUT")
+    assert once.is_declined([ANN], more=False)
+    assert once.is_declined([], more=False)
+    assert not once.is_declined([ANN], more=True)  # who has no place now may have one soon
+    assert not once.is_declined([ANN, BEN], more=False)  # one alone may lie
+    twice = once.award(BEN, 80).accept(2).end(2, "BAD_INPUT")
+    assert twice.is_declined([ANN, BEN, CID], more=True)
+    lost = once.award(BEN, 80).accept(2).end(2, "LOST")
+    assert not lost.is_declined([ANN, BEN], more=False)
+    assert not NEW.is_declined([], more=False)
+
+
+def test_a_policy_is_one_sellers_own_until_there_were_too_many() -> None:
+    job = NEW
+    for number in range(1, MOST_NOES + 1):
+        job = job.award((ANN, BEN)[number % 2], 80).accept(number).end(number, "POLICY")
+        assert job.is_declined([ANN, BEN, CID], more=True) is (number == MOST_NOES)
+    assert job.contradicted == frozenset()
+
+
+def test_who_found_fault_with_what_another_did_is_known() -> None:
+    job = NEW.award(ANN, 80).accept(1).end(1, "BAD_INPUT").award(BEN, 90).accept(2)
+    assert job.contradicted == frozenset()
+    assert job.deliver(2, 90, paid=90).contradicted == {ANN}
 
 
 def test_a_paid_key_of_an_ended_attempt_is_used_while_the_job_is_open() -> None:

@@ -17,6 +17,7 @@ from p2p.errors import Refused
 np = pytest.importorskip("numpy")
 
 from compute.soundfile import RATE, SoundLimits, read_sound, to_rate  # noqa: E402
+from tests.support.bad_media import silence, sound_beside_a_picture  # noqa: E402
 
 
 def wav(body: bytes, *, kind: int = 1, channels: int = 1, rate: int = RATE, bits: int = 16, **lies: Any) -> bytes:
@@ -111,6 +112,26 @@ def test_length_in_bytes_and_seconds_has_limits() -> None:
     assert code_of(data, SoundLimits(bytes=len(data) - 1)) == "SOUND_TOO_LARGE"
     assert code_of(data, SoundLimits(seconds=2)) == "SOUND_TOO_LONG"
     assert len(read_sound(data, SoundLimits(bytes=len(data), seconds=3))) == 3 * RATE
+
+
+def test_what_is_decoded_has_a_limit_whatever_its_length(av: Any) -> None:
+    stereo = wav(b"\x00\x00" * RATE * 2, channels=2)
+    assert code_of(stereo, SoundLimits(samples=2 * RATE - 1)) == "SOUND_TOO_LARGE"
+    assert len(read_sound(stereo, SoundLimits(samples=2 * RATE))) == RATE
+    assert code_of(silence(2), SoundLimits(samples=2**20)) == "SOUND_TOO_LARGE"
+
+
+def test_another_rate_costs_no_memory_but_for_the_result() -> None:
+    samples = np.zeros(2**22, np.float32)
+    tracemalloc.start()
+    made = to_rate(samples, 192_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(made) + 40 * 2**20 < 4 * samples.nbytes
+
+
+def test_of_a_film_the_sound_alone_is_decoded(av: Any) -> None:
+    assert len(read_sound(sound_beside_a_picture(64))) == RATE
 
 
 @given(st.binary(max_size=200))

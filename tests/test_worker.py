@@ -73,6 +73,37 @@ async def until(condition: Callable[[], object]) -> None:
         await trio.sleep(0.01)
 
 
+async def test_a_worker_that_does_its_jobs_is_started_again_at_once_however_often_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compute.workerlife.BACK_OFF_S", (0.0, 3600.0))
+    async with running(config_in(tmp_path)) as worker:
+        for job in (A, B, C):
+            assert await worker.generate(job, spec_for(worker), ignore)
+            pid = worker.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda pid=pid: worker.pid not in (None, pid))
+
+
+async def test_whoever_waits_for_a_worker_that_imports_its_libraries_hears_that_it_gets_less(tmp_path: Path) -> None:
+    importing = tmp_path / "traces" / "worker" / "importing"
+    importing.parent.mkdir(parents=True)
+    importing.touch()
+    async with running(config_in(tmp_path)) as worker:
+        steps: list[Step] = []
+
+        def hear(step: Step) -> None:
+            steps.append(step)
+            if len(steps) == 3:
+                importing.unlink()
+
+        assert await worker.generate(A, spec_for(worker), hear)
+        waited = steps[:3]
+        assert all(step.loading and not step.step for step in waited)
+        assert waited[0].eta_ms > waited[1].eta_ms > waited[2].eta_ms > 0
+
+
 async def test_a_job_gives_its_steps_its_result_and_its_trace(tmp_path: Path) -> None:
     async with running(config_in(tmp_path)) as worker:
         assert not worker.capability().models[0].warm
@@ -228,7 +259,7 @@ async def test_one_of_several_jobs_fails_alone_and_one_leaves_alone(tmp_path: Pa
             nursery.start_soon(waits)
             nursery.start_soon(leaves)
             await gate.wait()
-            for prompt, code in (("broken", "BROKEN_MODEL"), ("surprise", "MODEL_FAILED")):
+            for prompt, code in (("broken", "BROKEN_MODEL"), ("surprise", "MODEL_FAILED"), ("empty", "MODEL_FAILED")):
                 with pytest.raises(WorkerLost, match=code):
                     await worker.generate(job_id(prompt), spec_for(worker, prompt), ignore)
             leaving.cancel()
@@ -249,7 +280,9 @@ async def test_a_death_loses_its_job_and_no_other(tmp_path: Path, prompt: str) -
         assert verify_leaf(before.trace_root, C, 4, leaf)
 
 
-@pytest.mark.parametrize(("prompt", "code"), [("broken", "BROKEN_MODEL"), ("surprise", "MODEL_FAILED")])
+@pytest.mark.parametrize(
+    ("prompt", "code"), [("broken", "BROKEN_MODEL"), ("surprise", "MODEL_FAILED"), ("empty", "MODEL_FAILED")]
+)
 async def test_what_goes_wrong_in_a_model_fails_the_job_and_not_the_worker(
     tmp_path: Path, prompt: str, code: str
 ) -> None:

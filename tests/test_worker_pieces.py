@@ -20,6 +20,7 @@ from compute.work import Step
 from compute.workerchild import WorkerConfig
 from compute.workerlink import Worker
 from p2p.errors import Refused
+from tests.support.bad_media import wav
 from tests.support.job_specs import job_id
 
 pytest.importorskip("torch")
@@ -58,8 +59,11 @@ async def test_a_worker_hears(tmp_path: Path) -> None:
             assert json.loads(told.data)["text"]
             again = await worker.generate(job_id("a"), heard(entry, sound, 60_000), lambda step: None, (sound,))
             assert again == result
+            nothing = wav(bytes(3200))
+            quiet = await worker.generate(job_id("q"), heard(entry, nothing, 1000), lambda step: None, (nothing,))
+            assert [bool(one.data) for one in quiet.artifacts] == [True] * 3  # nothing is said, and it is a result
             for name, spec, file, code in (
-                ("b", heard(entry, sound, 1), sound, "BAD_INPUT"),
+                ("b", heard(entry, sound, 1), sound, "SOUND_TOO_LONG"),
                 ("c", heard(entry, b"no sound", 1000), b"no sound", "BAD_SOUND"),
                 ("d", heard(entry, sound, 60_000, Option("loud", "1")), sound, "BAD_INPUT"),
             ):

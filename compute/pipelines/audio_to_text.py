@@ -23,7 +23,7 @@ from compute.nets.loading import BAD_FILES
 from compute.nets.reading import read_words
 from compute.pipeline import BrokenOutput, Turn
 from compute.pipelines.piecework import Piecework, check_options, one_by_one, only, trial_spec
-from compute.soundfile import RATE, read_sound
+from compute.soundfile import DEFAULT, RATE, read_sound
 from compute.spec import AUDIO_TO_TEXT, Artifact, JobShape, JobSpec
 from compute.subtitles import Segment, Transcript, Word, as_json, segments_of, srt, vtt
 from p2p.errors import Misconfigured, Refused
@@ -73,7 +73,8 @@ class AudioToText:
     def open(self, spec: JobSpec, files: Sequence[bytes]) -> Piecework:
         """Read the sound. Raises Refused for what is none, or is longer than the job was priced for."""
         check_options(spec)
-        samples = read_sound(only(files))
+        longest = min(DEFAULT.seconds, -(-spec.shape.length // 1000))  # what goes on longer is not read to its end
+        samples = read_sound(only(files), replace(DEFAULT, seconds=longest))
         heard_ms = len(samples) * 1000 // RATE
         if heard_ms > spec.shape.length:
             raise Refused(
@@ -146,9 +147,9 @@ def _noise(samples: int) -> bytes:
 
 
 def artifacts(transcript: Transcript) -> tuple[Artifact, ...]:
-    """The transcript as files: JSON first, then SRT and WebVTT."""
+    """The transcript as files: JSON first, then SRT and WebVTT. Where nothing is said SRT is an empty line."""
     return (
         Artifact(JSON, as_json(transcript).encode()),
-        Artifact(SRT, srt(transcript.segments).encode()),
+        Artifact(SRT, (srt(transcript.segments) or "\n").encode()),
         Artifact(VTT, vtt(transcript.segments).encode()),
     )

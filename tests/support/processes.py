@@ -234,6 +234,16 @@ def outcome(process: Process, timeout: float = 180.0) -> BidOutcome:
     return BidOutcome(code, json.loads(process.stdout[-1]), news_of(process), process)
 
 
+def run_all(market: LocalMarket, lines: list[list[str]]) -> list[dict[str, str]]:
+    """Each of these command lines, in a process of its own."""
+    todo = market.cwd / "lines.json"
+    todo.write_text(json.dumps(lines))
+    process = market.start(str(todo), script="tests/support/forked_mains.py")
+    assert process.wait() == 0, process.tail()
+    found: list[dict[str, str]] = json.loads(process.stdout[-1])
+    return found
+
+
 def news_of(process: Process) -> list[dict[str, Any]]:
     """What a ``bid --json`` has said on its way, as far as the lines are whole."""
     lines = process.errors().split("\n")[:-1]
