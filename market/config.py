@@ -150,7 +150,7 @@ class Config(BaseSettings):
     broker: Annotated[str | None, AfterValidator(_checked(parse_address))] = None
     http: Annotated[str | None, AfterValidator(_checked(_http))] = None
     price: Annotated[int, BeforeValidator(_price), Field(ge=0, le=MAX_WEI)] = DEFAULT_PRICE
-    slots: int = Field(default=1, ge=1, le=64)
+    slots: int | None = Field(default=None, ge=1, le=64)  # None: as many as the device gains from
     threads: int = Field(default=0, ge=0, le=256)
     models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()
     shelf: ShelfConfig = ShelfConfig()

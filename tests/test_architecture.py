@@ -40,7 +40,7 @@ SHELL = {  # whatever touches the world, or another shell
     "config console controls conversation counter demo demo_client demo_show demo_stage forked gateway "
     "handover hello http instance jobinputs jobrun jobstore keeping lifeline lightclient loaddesk "
     "loadfeed localdoor localmodels looking model_commands modelbench modeldoor offering orchestrator "
-    "outcome overlay parcels progress proofkeeper purchase quotedesk readystreams rolekit roles sale "
+    "outcome overlay parcels placing progress proofkeeper purchase quotedesk readystreams rolekit roles sale "
     "servicenotice sessionstore shop supervisor wallet_commands walletdoor whereabouts",
 }
 OUTSIDE = set(

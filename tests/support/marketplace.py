@@ -128,7 +128,7 @@ class Marketplace:
         number: int,
         price: int,
         machine: Machine | None = None,
-        slots: int = 1,
+        slots: int | None = 1,
         reached: Callable[[str], None] = lambda point: None,
     ) -> Place:
         key = Key(number)
