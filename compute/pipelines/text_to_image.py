@@ -61,6 +61,8 @@ class TextToImage:
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as exc:  # what the libraries raise on bad files
             raise Misconfigured(f"{folder} cannot be loaded: {type(exc).__name__}: {exc}") from exc
         parts.set_progress_bar_config(disable=True)
+        if device == "cpu":
+            parts.vae.to(memory_format=torch.channels_last)  # its convolutions are a sixth to a third faster so
         return cls(parts.to(device, _TORCH_DTYPE[dtype]), device, dtype)
 
     @torch.inference_mode()
