@@ -16,31 +16,33 @@ from compute.pipeline import Pipeline, Run
 
 BUDGET_S = 1.5  # a step that takes so long that this is not enough fills the device alone
 _TIMES = 2
-_MORE = 3  # before a size is given up: the machine may have been busy with something else
+_MORE = 4  # times, in turn with half as many, before a size is given up: something else may have been busy here
 
 
 def calibrate(
     pipeline: Pipeline, run: Run, clock: Callable[[], float] = time.monotonic
 ) -> tuple[tuple[int, ...], float]:
-    """What batches of 1, 2, 4 and 8 do in percent of one alone, as far as they pay, and the seconds of a step alone.
+    """What batches of each size do in percent of one alone, as far as they pay, and the seconds of a step alone.
 
     Stops at a size that does not pay, that finds no memory, or for which no time is left. ``clock`` tells what a step
     takes: where one thread does it all, its own processor time, which other processes change least.
     """
-    started = time.monotonic()
+    started = clock()
     timed = partial(_time, pipeline, clock)
     latents = run.start()
     best: list[float] = []
     for size in SIZES:
         turns = [(run, latents, 0)] * size
-        spent = time.monotonic() - started
+        spent = clock() - started
         if best and spent + best[-1] * 2 * (_TIMES + 1) > BUDGET_S:
             break
         try:
             best.append(timed(turns, _TIMES, warm=size > 1))
-            if len(best) > 1 and not _pays(best):
-                best[-2] = min(best[-2], timed(turns[: size // 2], _MORE))
-                best[-1] = min(best[-1], timed(turns, _MORE))
+            for _ in range(_MORE):
+                if len(best) == 1 or _pays(best) or clock() - started > BUDGET_S:
+                    break
+                best[-2] = min(best[-2], timed(turns[: size // 2], 1))
+                best[-1] = min(best[-1], timed(turns, 1))
         except (MemoryError, RuntimeError):  # torch says a full device with the second
             if size == 1:
                 raise
@@ -58,13 +60,13 @@ def _time(
     pipeline: Pipeline, clock: Callable[[], float], turns: list[tuple[Run, Any, int]], times: int, *, warm: bool = False
 ) -> float:
     """The shortest of some steps. ``warm``: one more before, since a new size is prepared when it is first seen."""
-    found, began = list[float](), time.monotonic()
+    found, began = list[float](), clock()
     for number in range(times + warm):
         started = clock()
         for (run, _, _), latents in zip(turns, pipeline.step_together(turns), strict=True):
             run.to_bytes(latents)  # waits for the device
         if number or not warm:
             found.append(clock() - started)
-        if found and time.monotonic() - began > BUDGET_S:
+        if found and clock() - began > BUDGET_S:
             break
     return min(found)

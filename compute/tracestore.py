@@ -56,6 +56,7 @@ class TraceStore:
         self.folder, self.budget, self.keep_s = folder, budget, keep_s
         self._lock = threading.Lock()
         self._kept: dict[bytes, tuple[TraceIndex, float]] = {}  # oldest first
+        self._bytes = 0  # of all that is kept: asked for with every leaf of every job
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._rescan()
 
@@ -87,7 +88,7 @@ class TraceStore:
     def make_room(self, size: int) -> bool:
         """Drop the oldest traces until ``size`` more bytes fit. False when they never will."""
         with self._lock:
-            while self._kept and sum(i.size for i, _ in self._kept.values()) + size > self.budget:
+            while self._kept and self._bytes + size > self.budget:
                 self._drop(next(iter(self._kept)))
         return size <= self.budget
 
@@ -97,6 +98,8 @@ class TraceStore:
         path.with_suffix(".fresh").write_bytes(encode(index))
         path.with_suffix(".fresh").replace(path)
         with self._lock:
+            older = self._kept.pop(index.job_id, None)
+            self._bytes += index.size - (older[0].size if older else 0)
             self._kept[index.job_id] = (index, time.time())
 
     def _read(self, file: BinaryIO, index: TraceIndex, hashes: list[bytes], k: int) -> TraceLeaf:
@@ -114,12 +117,14 @@ class TraceStore:
                 if self._leaves(index.job_id).stat().st_size == index.size and path.stem == index.job_id.hex():
                     found.append((path.stat().st_mtime, index))
         self._kept = {index.job_id: (index, since) for since, index in sorted(found, key=lambda pair: pair[0])}
+        self._bytes = sum(index.size for index, _ in self._kept.values())
         for path in self.folder.iterdir():  # what an interrupted job left
             if path.suffix in (".leaves", ".index", ".fresh") and path.stem not in {j.hex() for j in self._kept}:
                 path.unlink()
 
     def _drop(self, job_id: bytes) -> None:
-        self._kept.pop(job_id, None)
+        gone = self._kept.pop(job_id, None)
+        self._bytes -= gone[0].size if gone else 0
         for suffix in (".index", ".leaves"):
             self._leaves(job_id).with_suffix(suffix).unlink(missing_ok=True)
 

@@ -85,6 +85,13 @@ def test_the_oldest_goes_when_room_runs_out(tmp_path: Path) -> None:
     assert store.open(C, [0])
     sizes = sum(path.stat().st_size for path in tmp_path.glob("*.leaves"))
     assert sizes <= 100
+    again = TraceStore(tmp_path, budget=100)  # counts what it finds
+    record(again, A)
+    record(again, A)  # in the place of the first
+    assert again.open(C, [0])
+    assert again.open(A, [0])
+    with pytest.raises(Refused, match="NO_TRACE"):
+        again.open(B, [0])
 
 
 def test_a_trace_larger_than_all_room_is_only_committed_to(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ GOLDEN: list[tuple[Any, str]] = [
     (
         m.Calibrated(b"m" * 32, (100, 158, 209)),
         (
-            "94b1776f726b65722d63616c6962726174656401c4206d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d"
+            "94b1776f726b65722d63616c6962726174656402c4206d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d"
             "6d6d6d6d6d6d9364cc9eccd1"
         ),
     ),
@@ -185,7 +185,7 @@ GOLDEN: list[tuple[Any, str]] = [
     (
         m.Calibrated(b"m" * 32, (100, 158, 209)),
         (
-            "94b1776f726b65722d63616c6962726174656401c4206d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d"
+            "94b1776f726b65722d63616c6962726174656402c4206d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d"
             "6d6d6d6d6d6d9364cc9eccd1"
         ),
     ),
