@@ -20,7 +20,7 @@ from market.supervisor import Supervisor
 
 def machine_of(config: Config, _: Instance, step_s: float = 0.0) -> NoopWorker:
     """A machine with as many places as the config says, whose steps pretend to take so long."""
-    return NoopWorker(step_s, slots=config.slots)
+    return NoopWorker(step_s, slots=config.slots or 1)
 
 
 def role_library() -> ModuleType:

@@ -84,6 +84,10 @@ class NoopWorker:
         """As long as alone: sleeping jobs do not disturb each other."""
         return self.capability().predict_ms(shape)
 
+    def places(self, shape: JobShape, beside: Sequence[JobShape]) -> int:
+        """Whatever else runs, up to all of them."""
+        return max(0, self.slots - len(beside))
+
     async def generate(
         self,
         job_id: bytes,

@@ -20,12 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 Group = Hashable
-MAX_OPEN = 16  # jobs with a place on a device
-SIZES = (1, 2, 4, 8)  # that are measured when a model is loaded
+SIZES = (1, 2, 4, 8, 16)  # that are measured when a model is loaded
+MAX_OPEN = SIZES[-1]  # jobs with a place on a device
 MOST_GAIN = 100 * SIZES[-1]
-LEAST_GAIN = 110  # percent: a larger batch must do a tenth more than the one before it
+LEAST_GAIN = 104  # percent of what half as many do, for a larger batch to be used: less may be an error of measurement
+WORTH = 110  # percent, for more places: each makes all promises longer, and so must earn it
 
 
 @dataclass(slots=True)
@@ -135,6 +137,12 @@ def fitting(gains: Sequence[int], pixels: int, native_pixels: int) -> tuple[int,
 def limit_of(gains: Sequence[int]) -> int:
     """How many samples share a step."""
     return SIZES[len(gains) - 1]
+
+
+def worthwhile(gains: Sequence[int]) -> int:
+    """How many jobs at a time are worth promising: as long as twice as many do a tenth more."""
+    paying = [smaller * WORTH <= larger * 100 for smaller, larger in pairwise(gains)]
+    return SIZES[([*paying, False]).index(False)]
 
 
 def gain_at(jobs: int, gains: Sequence[int]) -> int:

@@ -16,13 +16,13 @@ from compute.pipeline import Pipeline, Run
 
 BUDGET_S = 1.5  # a step that takes so long that this is not enough fills the device alone
 _TIMES = 2
-_MORE = 3  # before a size is given up: the machine may have been busy with something else
+_MORE = 4  # times, in turn with half as many, before a size is given up: something else may have been busy here
 
 
 def calibrate(
     pipeline: Pipeline, run: Run, clock: Callable[[], float] = time.monotonic
 ) -> tuple[tuple[int, ...], float]:
-    """What batches of 1, 2, 4 and 8 do in percent of one alone, as far as they pay, and the seconds of a step alone.
+    """What batches of each size do in percent of one alone, as far as they pay, and the seconds of a step alone.
 
     Stops at a size that does not pay, that finds no memory, or for which no time is left. ``clock`` tells what a step
     takes: where one thread does it all, its own processor time, which other processes change least.
@@ -38,9 +38,11 @@ def calibrate(
             break
         try:
             best.append(timed(turns, _TIMES, warm=size > 1))
-            if len(best) > 1 and not _pays(best):
-                best[-2] = min(best[-2], timed(turns[: size // 2], _MORE))
-                best[-1] = min(best[-1], timed(turns, _MORE))
+            for _ in range(_MORE):
+                if len(best) == 1 or _pays(best):
+                    break
+                best[-2] = min(best[-2], timed(turns[: size // 2], 1))
+                best[-1] = min(best[-1], timed(turns, 1))
         except (MemoryError, RuntimeError):  # torch says a full device with the second
             if size == 1:
                 raise

@@ -82,10 +82,10 @@ class ModelFailed:
     hint: Annotated[str, Size(0, 512)]
 
 
-@message("worker-calibrated", 1)
+@message("worker-calibrated", 2)
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What steps shared by 1, 2, 4, 8 jobs of a model do in percent of one alone, as far as they pay."""
+    """What steps shared by 1, 2, 4, 8, 16 jobs of a model do in percent of one alone, as far as they pay."""
 
     model: Hash
     gains: Gains

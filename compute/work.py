@@ -85,6 +85,13 @@ class Machine(Protocol):
         """
         ...
 
+    def places(self, shape: JobShape, beside: Sequence[JobShape]) -> int:
+        """How many more jobs like this are worth running beside those, as far as was measured; at least 1 beside none.
+
+        As long as no more are taken, ``crowded_ms`` of as many as there were beside none holds for each of them.
+        """
+        ...
+
     async def generate(
         self,
         job_id: bytes,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from compute import messages as m
-from compute.batching import MAX_OPEN, crowded, fitting
+from compute.batching import MAX_OPEN, crowded, fitting, worthwhile
 from compute.capability import Capability
 from compute.catalog import served_cold
 from compute.digestcache import DigestCache
@@ -124,10 +124,18 @@ class Worker:
 
     def crowded_ms(self, shape: JobShape, jobs: int) -> int:
         """How long ``shape`` takes when so many jobs run at the same time. See ``Machine.crowded_ms``."""
+        return crowded(self._capability.predict_ms(shape), jobs, self._gains_for(shape))
+
+    def places(self, shape: JobShape, beside: Sequence[JobShape]) -> int:
+        """Jobs of one kind share the device as long as that pays; another kind is alone. See ``Machine.places``."""
+        if any(_kind(other) != _kind(shape) for other in beside):
+            return 0
+        return max(0, min(self.slots, worthwhile(self._gains_for(shape))) - len(beside))
+
+    def _gains_for(self, shape: JobShape) -> tuple[int, ...]:
         entry = self._capability.find(shape.pipeline, shape.model)
         native = entry.native_side if entry is not None else 1
-        gains = fitting(self.gains(shape.model), shape.width * shape.height, native * native)
-        return crowded(self._capability.predict_ms(shape), jobs, gains)
+        return fitting(self.gains(shape.model), shape.width * shape.height, native * native)
 
     async def generate(
         self,
@@ -315,3 +323,8 @@ class Worker:
 
 def _is_seen(head: m.ArtifactHead) -> bool:
     return head.media_type.startswith(("image/", "video/"))
+
+
+def _kind(shape: JobShape) -> tuple[bytes, int, int, bool]:
+    """Jobs that are alike in this share all their steps, and slow each other as was measured."""
+    return shape.model, shape.width, shape.height, shape.guided

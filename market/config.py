@@ -219,7 +219,7 @@ class Config(BaseSettings):
     http: Annotated[str | None, AfterValidator(_checked(_http))] = None
     price: Annotated[Wei, BeforeValidator(_price)] = DEFAULT_PRICE
     prices: Annotated[dict[str, Wei], NoDecode, BeforeValidator(_prices)] = Field(default_factory=dict)
-    slots: int = Field(default=1, ge=1, le=64)
+    slots: int | None = Field(default=None, ge=1, le=64)  # None: as many as the device gains from
     threads: int = Field(default=0, ge=0, le=256)
     models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()
     shelf: ShelfConfig = ShelfConfig()

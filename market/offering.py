@@ -42,13 +42,13 @@ REPEAT_AFTER_S = 2.0  # a fresh offer is said once more: the mesh may not have s
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the operator asks: wei per million units, places, where the money goes.
+    """What the operator asks: wei per million units, places (None: as many as pay), where the money goes.
 
     ``price`` is that of every pipeline where ``pricing`` does not tell them apart.
     """
 
     price: int
-    slots: int
+    slots: int | None
     settlement: Settlement
     payout: Address
     pricing: Pricing | None = None
@@ -65,10 +65,12 @@ class Offering:
         greeter: Greeter,
         terms: Terms,
         capability: Callable[[], Capability],
+        slots: Callable[[str], int],
         wall_time: Callable[[], float],
     ) -> None:
+        """``slots`` says how many jobs of a pipeline may be had at a time."""
         self._signer, self._gossip, self._feed, self._greeter = signer, gossip, feed, greeter
-        self._terms, self._capability, self._wall_time = terms, capability, wall_time
+        self._terms, self._capability, self._slots, self._wall_time = terms, capability, slots, wall_time
         self._current: dict[str, Offer] = {}
         self._said_at: dict[str, float] = {}
         self._repeated: set[str] = set()
@@ -124,7 +126,7 @@ class Offering:
             pipeline=pipeline,
             models=models,
             price=self._terms.pricing.ask(pipeline, capability) if self._terms.pricing else self._terms.price,
-            slots=self._terms.slots,
+            slots=self._slots(pipeline),
             verification=(Verification.NONE, Verification.RECEIPT, Verification.TRACE),
             payout=self._terms.payout,
             refresh_s=min(86_400, max(SHORTEST_REFRESH_S, live // REFRESHES_PER_SECOND)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,6 +29,7 @@ from market.keeping import Keeping
 from market.loaddesk import LoadDesk
 from market.offer import MAX_MODELS, Load
 from market.offering import Offering, Terms
+from market.placing import Placing
 from market.policy import EVERYTHING, Policy
 from market.protocol import JOB
 from market.quote import MAX_FINISH_MS, Places
@@ -83,13 +84,14 @@ class Orchestrator:
     """No more sales are in work than the machine runs at a time, and each (gateway, job, attempt) has one Sale."""
 
     def __init__(self, supplies: Supplies) -> None:
-        # A place that the machine does not have would be a job that is late: it runs them one after another.
-        slots = supplies.machine.capability().slots
-        if slots < supplies.terms.slots:
-            log.warning("fewer slots than were asked for", slots=slots, asked=supplies.terms.slots)
-        terms = replace(supplies.terms, slots=min(supplies.terms.slots, slots))
-        self._s = s = replace(supplies, terms=terms)
-        self.offering = Offering(s.signer, s.gossip, s.feed, s.greeter, s.terms, s.machine.capability, s.wall_time)
+        self._s = s = supplies
+        slots = s.machine.capability().slots
+        if s.terms.slots is not None and slots < s.terms.slots:
+            log.warning("fewer slots than were asked for", slots=slots, asked=s.terms.slots)
+        self.placing = Placing(s.machine, s.terms.slots)
+        self.offering = Offering(
+            s.signer, s.gossip, s.feed, s.greeter, s.terms, s.machine.capability, self.placing.offered, s.wall_time
+        )
         self.desk = QuoteDesk(
             s.network,
             s.greeter,
@@ -145,19 +147,15 @@ class Orchestrator:
     # -- what the desk asks ------------------------------------------------------------------------------------------
 
     def _places(self, shape: JobShape) -> Places:
-        capability = self._s.machine.capability()
-        in_work = sum(sale.in_work for sale in self._unfinished())
-        # As if every place were taken: whoever comes later must not make this promise a lie.
-        run_ms = self._s.machine.crowded_ms(shape, self._s.terms.slots) if capability.fits(shape) else 0
-        return Places(free=max(0, self._s.terms.slots - in_work), queue=in_work, queue_ms=0, run_ms=run_ms)
+        return self.placing.places(shape, _shapes(self._in_work()), self.desk.held())
 
     def _load(self, pipeline: str) -> Load | None:
         """How busy we are: ``free`` counts the places that a quote could be had for now."""
         offer, capability = self.offering.current(pipeline), self._s.machine.capability()
         if offer is None:
             return None
-        in_work = [sale for sale in self._unfinished() if sale.in_work]
-        free = max(0, self._s.terms.slots - len(in_work) - self.desk.held())
+        in_work = self._in_work()
+        free = self.placing.free(pipeline, [*_shapes(in_work), *self.desk.held()])
         wait = min((_left_ms(sale, self._s.machine, len(in_work)) for sale in in_work), default=0)
         warm = sorted(model.model for model in capability.models if model.warm and model.pipeline == pipeline)
         return Load(
@@ -186,6 +184,9 @@ class Orchestrator:
 
     def _others(self, sender: Address, name: tuple[bytes, int]) -> Iterator[Sale]:
         return (sale for sale in self._unfinished() if sale.sender == sender and sale.name != name)
+
+    def _in_work(self) -> list[Sale]:
+        return [sale for sale in self._unfinished() if sale.in_work]
 
     def _unfinished(self) -> list[Sale]:
         """Sales that are neither delivered nor over: the others are kept by the hundred, and hold nothing any more."""
@@ -277,6 +278,10 @@ class Orchestrator:
         sale = await self._begin((kept.peer, kept.job_id, kept.attempt), session, kept.counted)
         sale.talk.post(events.Restarted())
         log.info("sale restored", job=kept.job_id.hex()[:16], attempt=kept.attempt, state=session.state.value)
+
+
+def _shapes(sales: list[Sale]) -> list[JobShape]:
+    return [sale.session.award.spec.shape for sale in sales]
 
 
 def _left_ms(sale: Sale, machine: Machine, jobs: int) -> int:

@@ -164,8 +164,12 @@ class Quoting:
 
     def held(self, now: int) -> int:
         """Places kept at ``now``."""
+        return len(self.held_shapes(now))
+
+    def held_shapes(self, now: int) -> list[JobShape]:
+        """What the places kept at ``now`` are for."""
         self.expire(now)
-        return sum(hold.place for hold in self._open.values())
+        return [hold.shape for hold in self._open.values() if hold.place]
 
     def answer(
         self, rfq: RFQ, gateway: PeerId, offer: Offer | None, places: Places, now: int, *, funded: bool

@@ -60,9 +60,9 @@ class QuoteDesk:
         """Answer on every control stream from now on."""
         self._network.serve(CONTROL, self._accept)
 
-    def held(self) -> int:
-        """Places kept for open quotes."""
-        return self._quoting.held(_now_ms())
+    def held(self) -> list[JobShape]:
+        """What places are kept for, one for each open quote with a place."""
+        return self._quoting.held_shapes(_now_ms())
 
     def check(self, award: Award, gateway: PeerId) -> tuple[str, str]:
         """What ``take`` would answer now, as far as it can be said without a place. Changes nothing.

@@ -41,7 +41,7 @@ SHELL = {  # whatever touches the world, or another shell
     "client commands config console controls conversation counter demo demo_client demo_show demo_stage "
     "finishing forked gateway handover hello http instance jobinputs jobrun jobstore keeping lifeline "
     "lightclient live live_commands livesource loaddesk loadfeed localdoor localmodels looking "
-    "model_commands modelbench modeldoor offering orchestrator outcome overlay parcels pricing progress "
+    "model_commands modelbench modeldoor offering orchestrator outcome overlay parcels placing pricing progress "
     "proofkeeper purchase quotedesk readystreams rolekit roles sale saving servicenotice sessionstore "
     "shop supervisor wallet_commands walletdoor whereabouts",
 }

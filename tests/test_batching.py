@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from compute.batching import SIZES, Batching, crowded, fitting, gain_at, gains_of, limit_of
+from compute.batching import (
+    LEAST_GAIN,
+    MAX_OPEN,
+    SIZES,
+    Batching,
+    crowded,
+    fitting,
+    gain_at,
+    gains_of,
+    limit_of,
+    worthwhile,
+)
 
 A, B, C, D = (bytes([n]) for n in range(4))
 FOREVER = 10**12
@@ -140,13 +151,14 @@ TestFairness = Fairness.TestCase
 TestFairness.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-@given(st.lists(st.floats(0.1, 1e6), min_size=1, max_size=4))
+@given(st.lists(st.floats(0.1, 1e6), min_size=1, max_size=len(SIZES)))
 def test_gains_end_at_the_first_size_that_does_not_pay(rates: list[float]) -> None:
     gains = gains_of(rates)
     assert gains[0] == 100
     assert 1 <= len(gains) <= len(rates)
-    assert all(larger * 100 >= smaller * 110 for smaller, larger in pairwise(gains))
+    assert all(larger * 100 >= smaller * LEAST_GAIN for smaller, larger in pairwise(gains))
     assert limit_of(gains) == SIZES[len(gains) - 1]
+    assert 1 <= worthwhile(gains) <= limit_of(gains) <= MAX_OPEN
 
 
 @given(alone=st.integers(1, 10**6), jobs=st.integers(1, 40))
@@ -166,6 +178,14 @@ def test_what_holds_for_small_samples_is_cut_for_large_ones() -> None:
     assert [gain_at(jobs, gains) for jobs in (1, 2, 3, 4, 7, 8, 30)] == [100, 150, 150, 220, 220, 260, 260]
 
 
-@pytest.mark.parametrize(("rates", "gains"), [([10, 15, 16, 30], (100, 150)), ([10, 10], (100,)), ([], (100,))])
+@pytest.mark.parametrize(
+    ("gains", "jobs"),
+    [((100,), 1), ((100, 109), 1), ((100, 110), 2), ((100, 158, 209, 224, 241), 4), ((100, 105, 200), 1)],
+)
+def test_places_are_worth_it_while_each_doubling_earns_a_tenth(gains: tuple[int, ...], jobs: int) -> None:
+    assert worthwhile(gains) == jobs
+
+
+@pytest.mark.parametrize(("rates", "gains"), [([10, 15, 15.5, 30], (100, 150)), ([10, 10], (100,)), ([], (100,))])
 def test_gains_in_percent(rates: list[float], gains: tuple[int, ...]) -> None:
     assert gains_of(rates) == gains

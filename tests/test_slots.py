@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from tests.support.market_values import PIPELINE
 from tests.support.marketplace import marketplace
 
 
-@pytest.mark.parametrize(("asked", "runs", "offered"), [(2, 1, 1), (2, 4, 2), (1, 1, 1)])
-async def test_places_are_those_that_the_machine_has(tmp_path: Path, asked: int, runs: int, offered: int) -> None:
+@pytest.mark.parametrize(("asked", "runs", "offered"), [(2, 1, 1), (2, 4, 2), (1, 1, 1), (None, 3, 3)])
+async def test_places_are_those_that_the_machine_has(
+    tmp_path: Path, asked: int | None, runs: int, offered: int
+) -> None:
     with trio.fail_after(30):
         async with marketplace(tmp_path) as market:
             seller = (await market.orchestrator(2, 2_000_000, NoopWorker(slots=runs), slots=asked)).role
@@ -40,3 +43,28 @@ async def test_a_promise_holds_when_every_place_is_taken(tmp_path: Path) -> None
             seller = (await market.orchestrator(2, 2_000_000, machine, slots=3)).role
             assert isinstance(seller, Orchestrator)
             assert seller._places(shape).run_ms == 3 * machine.capability().predict_ms(shape)
+
+
+class Measured(NoopWorker):
+    """Finds out late what it gains from company."""
+
+    worth = 1
+
+    def places(self, shape: JobShape, beside: Sequence[JobShape]) -> int:
+        return max(0, self.worth - len(beside))
+
+
+async def test_an_offer_says_more_places_once_the_machine_has_measured_itself(tmp_path: Path) -> None:
+    shape = JobShape(PIPELINE, MODEL, 64, 64, 4, True)
+    with trio.fail_after(30):
+        async with marketplace(tmp_path) as market:
+            machine = Measured(slots=16)
+            seller = (await market.orchestrator(2, 2_000_000, machine, slots=None)).role
+            assert isinstance(seller, Orchestrator)
+            assert seller._places(shape).free == 1
+            machine.worth = 4
+            while (offer := seller.offering.current(PIPELINE)) is None or offer.slots != 4:  # noqa: ASYNC110 - it looks itself
+                await trio.sleep(0.01)
+            load = seller._load(PIPELINE)
+            assert load is not None
+            assert load.free == seller._places(shape).free == 4

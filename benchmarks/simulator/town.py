@@ -178,7 +178,7 @@ class Town:
 
         node = self._add(name, number, lie, build)
         node.price = terms.price
-        node.worker = Idle(slots=terms.slots) if lie is Lie.IDLE else worker
+        node.worker = Idle(slots=terms.slots or 1) if lie is Lie.IDLE else worker
         return node
 
     async def client(self, name: str, number: int, nursery: trio.Nursery) -> Client:

@@ -136,7 +136,7 @@ class Marketplace:
         number: int,
         price: int,
         machine: Machine | None = None,
-        slots: int = 1,
+        slots: int | None = 1,
         reached: Callable[[str], None] = lambda point: None,
         policy: Policy = EVERYTHING,
         pricing: Pricing | None = None,
