@@ -24,6 +24,7 @@ import ledger.commands
 import market.commands
 import market.live_commands
 import market.wallet_commands
+import market.worker_commands
 from market.config import ROLES, Config, load_config
 from market.console import configure_logs, run_app
 from market.instance import claim
@@ -33,32 +34,17 @@ from market.supervisor import Supervisor
 from p2p.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from compute.workerlink import Worker
+    from compute.fleet import Fleet
     from market.instance import Instance
 
 # What only some commands need is imported where they begin: `--help` and `devchain` load no network.
 
 
-def worker_of(config: Config, instance: Instance, keeper: int = 0) -> Worker:
-    """The worker process of an orchestrator; ``keeper`` would restart this node."""
-    from compute.pins import read_pins
-    from compute.served import Wanted, serve
-    from compute.workerchild import WorkerConfig
-    from compute.workerlink import Worker
-    from market.modeldoor import cache_of, store_of
+def machine_of(config: Config, instance: Instance, keeper: int = 0) -> Fleet:
+    """The workers of an orchestrator, one for each device; ``keeper`` would restart this node."""
+    from market.devices import fleet_of
 
-    cache, shelf = cache_of(config), config.shelf
-    pinned = tuple(dict.fromkeys((*shelf.pinned, *read_pins(instance.path))))
-    wanted = Wanted(config.models, store_of(config), cache, pinned, shelf.pulls, shelf.disk, config.safety.checking)
-    told = WorkerConfig(
-        instance.path / "worker",
-        (),
-        threads=config.threads,
-        memory=shelf.memory,
-        keeper=keeper,
-        digest_store=cache.store,
-    )
-    return Worker(told, partial(serve, wanted))
+    return fleet_of(config, instance.path, keeper)
 
 
 def role_library() -> ModuleType:
@@ -78,7 +64,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for part in (market.commands.app, market.live_commands.app, market.wallet_commands.app, ledger.commands.app):
+for part in (
+    market.commands.app,
+    market.live_commands.app,
+    market.worker_commands.app,
+    market.wallet_commands.app,
+    ledger.commands.app,
+):
     app.registered_commands += part.registered_commands
     app.registered_groups += part.registered_groups
 
@@ -101,6 +93,10 @@ def root(
     price: Annotated[str | None, typer.Option(help="Wei per million units; also 500gwei.")] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="Model to serve: bundled, a folder, ORG/NAME[@REVISION]; may be repeated.")
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="auto, cpu, cuda:1, mps, or HOST:PORT for workers of other hosts; may be repeated."),
     ] = None,
     memory: Annotated[str | None, typer.Option(help="What loaded models may take: 6GB; else a share.")] = None,
     pulls: Annotated[
@@ -134,12 +130,13 @@ def root(
         http=http,
         price=price,
         models=tuple(model or ()),
+        devices=tuple(device or ()),
         shelf={name: told for name, told in (("memory", memory), ("pulls", pulls)) if told is not None},
         log_json=log_json,
     )
     instance = claim(config.home, config.network, role, config.data_dir)
     lifeline = Supervisor(role_library).run() if supervised else Lifeline(notice=ServiceNotice.take(os.environ))
-    role_library().run_role(config, role, partial(worker_of, keeper=lifeline.keeper), instance, lifeline)
+    role_library().run_role(config, role, partial(machine_of, keeper=lifeline.keeper), instance, lifeline)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -275,7 +275,7 @@ class Device:
 def pick(device: str, dtype: str) -> tuple[str, Dtype]:
     """Resolve ``auto`` to what this machine has. Raises Misconfigured for a device that is not there."""
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as exc:  # torch asserts that it was compiled for the device

@@ -80,6 +80,14 @@ class JobBoard(Generic[Outcome]):
         """Whether anything here would be missed if the worker ended now."""
         return bool(self._jobs)
 
+    def known(self) -> tuple[bytes, ...]:
+        """All of them, in order of arrival."""
+        return tuple(self._jobs)
+
+    def running(self) -> list[BoardJob[Outcome]]:
+        """Jobs that have a place on the device."""
+        return [job for job in self._jobs.values() if job.state in (State.RUNNING, State.CANCELLING)]
+
     def queued(self) -> list[BoardJob[Outcome]]:
         """Jobs that wait, in order of arrival."""
         found = (self._jobs.get(job_id) for job_id in self._queue)

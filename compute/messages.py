@@ -23,6 +23,7 @@ PART = 2**20  # bytes of an artifact in one frame
 MAX_OPENED = 64  # leaves in one request
 MAX_PREVIEW = 8 * 1024  # bytes of a picture in the making
 REQUEST_ID = 16
+MAX_HELD = 1024  # jobs that a worker names
 
 Millis = Annotated[int, Range(0, 2**53)]
 StepCount = Annotated[int, Range(0, MAX_STEPS)]
@@ -55,14 +56,18 @@ class Attach:
     channel: Channel
 
 
-@message("worker-ready", 2)
+@message("worker-ready", 3)
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker's answer on the work channel: who it is and what it will run. Models may still be cold."""
+    """The worker's answer on the work channel: who it is and what it will run. Models may still be cold.
+
+    ``held`` are the jobs it knows, the newest of them: whoever asks for one of these must ask here.
+    """
 
     pid: Annotated[int, Range(1, 2**31)]
     device: Annotated[str, Size(1, 96)]
     capability: Capability
+    held: Annotated[tuple[JobId, ...], Size(0, MAX_HELD)] = ()
 
 
 @message("worker-model-changed", 2)
@@ -304,14 +309,18 @@ class Ping:
     number: Annotated[int, Range(0, 2**53)]
 
 
-@message("worker-pong", 1)
+@message("worker-pong", 2)
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """``quiet_ms`` is how long the device has shown no progress in its ``phase``."""
+    """``quiet_ms`` is how long the device has shown no progress in its ``phase``.
+
+    ``normal_ms`` is how long the longest step of its jobs takes by what was measured; 0 where nothing was.
+    """
 
     number: Annotated[int, Range(0, 2**53)]
     phase: Phase
     quiet_ms: Millis
+    normal_ms: Millis
     resident_bytes: Annotated[int, Range(0, 2**53)]
 
 

@@ -20,7 +20,14 @@ PREVIEW_TYPE = "image/webp"
 
 
 class WorkerLost(Unavailable):
-    """The worker ended in the middle of a job, or could not start. Another machine may still do the job."""
+    """The worker ended in the middle of a job, or could not start. Another machine may still do the job.
+
+    ``begun``: the job had its place, so that it may be what the worker died of.
+    """
+
+    def __init__(self, reason: str, *, begun: bool = True) -> None:
+        super().__init__(reason)
+        self.begun = begun
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from compute.opendevice import ORPHAN_S
 from compute.otherprocess import kill, look_up, runs
 from compute.safety import Checking
 from compute.tracestore import BUDGET
+from compute.verdict import LEAST_STEP_S, Patience
 from p2p.errors import Misconfigured
 
 MAX_SOCKET_PATH = 100  # bytes; sun_path holds 104 on macOS, 108 on Linux
@@ -39,7 +40,8 @@ class WorkerConfig:
     """One worker: the models it serves from local folders, its device, its limits. ``folder`` is private to the node.
 
     ``keeper`` is the process that would restart the node: while it lives, the worker waits even when it has no job.
-    ``step_s`` is how long one step may take, ``load_s`` how long a model may load; then the worker is killed.
+    ``step_s`` is how long a step may take that nobody has measured, ``least_step_s`` how long any may,
+    ``load_s`` how long a model may load; then the worker is killed.
     ``memory`` bounds what loaded models take (0: a share of what is free), ``resident`` the whole process (0: no
     bound), both in bytes. ``digest_store`` is the file in which the digests of weights are remembered, to be
     shared with other nodes; else one of its own.
@@ -59,9 +61,15 @@ class WorkerConfig:
     orphan_s: float = ORPHAN_S
     keeper: int = 0
     step_s: float = 120.0
+    least_step_s: float = LEAST_STEP_S
     load_s: float = 900.0
     ping_s: float = 2.0
     program: tuple[str, ...] = (sys.executable, "-m", "compute.worker")
+
+    @property
+    def patience(self) -> Patience:
+        """What the worker may take before it is killed."""
+        return Patience(self.step_s, self.load_s, self.resident, least_step_s=self.least_step_s)
 
     @property
     def digests(self) -> Path:

@@ -6,12 +6,14 @@ Shell. Passes messages on, and reads of them only that a job was done; knows no 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
 from compute import messages as m
+from compute.healthwatch import HealthWatch
 from compute.link import Link, LinkBroken
 from compute.workerchild import Child, WorkerConfig, connect, remove_socket, socket_path, spawn
 from compute.workerprocess import EXIT_MISCONFIGURED
@@ -20,17 +22,42 @@ from p2p.errors import Misconfigured, PeerFault
 from p2p.framing import frame
 
 START_S = 60.0  # until the socket answers; models load later
-SILENCE_S = 30.0  # importing a model library may hold the interpreter for seconds
 FAREWELL_S = 2.0
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S = 60.0  # after this long, or after a job that was done, a crash counts as the first again
 
 
-class WorkerLife:
-    """Invariant: at most one child at a time; ``on_down`` is called once for each that ended, before the next starts.
+class Life(Protocol):
+    """What keeps one worker, here or elsewhere. Invariant: ``on_down`` is called once for each that ended, before the
 
-    ``on_up`` hears of every new connection, ``on_message`` of all that the worker says. ``on_down(reason, answered)``
-    says whether the worker had been there for us. Raises Misconfigured when its socket has no safe place.
+    next is there; ``on_up`` hears of every new connection, ``on_message`` of all that the worker says.
+    """
+
+    looked: trio.Event  # whether there is a worker from before is known, and what it holds
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id while it runs."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether it can be told anything now."""
+        ...
+
+    def say(self, message: Any) -> bool:
+        """To the worker; False when there is no connection, and nothing was said."""
+        ...
+
+    async def run(self) -> None:
+        """Until cancelled, which ends the worker too."""
+        ...
+
+
+class WorkerLife:
+    """A child of this process. Raises Misconfigured when its socket has no safe place.
+
+    Invariant: at most one child at a time.
     """
 
     def __init__(
@@ -39,7 +66,7 @@ class WorkerLife:
         models: frozenset[bytes],
         on_up: Callable[[], None],
         on_message: Callable[[Any], None],
-        on_down: Callable[[str, bool], None],
+        on_down: Callable[[str], None],
     ) -> None:
         self._config, self._models = config, models
         self._on_up, self._on_message, self._on_down = on_up, on_message, on_down
@@ -48,11 +75,17 @@ class WorkerLife:
         self._link: Link | None = None
         self._verdict = ""
         self._worked = False  # whether the child has finished a job
+        self.looked = trio.Event()
 
     @property
     def pid(self) -> int | None:
         """The child's process id while it runs."""
         return self._child.pid if self._child and self._child.alive else None
+
+    @property
+    def connected(self) -> bool:
+        """Whether it can be told anything now."""
+        return self._link is not None
 
     def say(self, message: Any) -> bool:
         """To the worker; False when there is no connection, and nothing was said."""
@@ -75,19 +108,20 @@ class WorkerLife:
                 answered = await self._live_once(path)
                 if await self._only_the_line_broke(answered):
                     continue
-                await self._bury(answered)
+                await self._bury()
                 steady = self._worked or trio.current_time() - begun > STEADY_S
                 self._worked, failures = False, 1 if steady else failures + 1
                 await trio.sleep(BACK_OFF_S[min(failures, len(BACK_OFF_S)) - 1])
         finally:
             if self._child is not None:
-                await self._farewell(path, self._child)
+                await farewell(path, self._child)
             remove_socket(path)
 
     async def _live_once(self, path: Path) -> bool:
         """One connection from its start to its end. False when the worker never answered."""
         stream = await connect(path, None, 1.0)
         if stream is None and self._child is None:
+            self.looked.set()
             self._child = await spawn(self._config.command(path), path, self._config.threads)
             stream = await connect(path, self._child, START_S)
         if stream is None:
@@ -99,7 +133,7 @@ class WorkerLife:
                 nursery.start_soon(self._until_broken, link.run)
                 with trio.move_on_after(START_S):
                     if await self._greet(link):
-                        nursery.start_soon(self._until_broken, self._watch, path)
+                        nursery.start_soon(self._watch, path)
                         self._link = link
                         self._on_up()
                 if self._link is link:
@@ -125,6 +159,7 @@ class WorkerLife:
             self._child = None
             return False
         self._on_message(ready)
+        self.looked.set()
         return True
 
     async def _read(self, link: Link) -> None:
@@ -133,45 +168,11 @@ class WorkerLife:
             self._on_message(received)
 
     async def _watch(self, path: Path) -> None:
-        """Ask for health on connections of their own; a worker that is silent, stuck or too large is killed."""
-        while not self._verdict:
-            stream = await connect(path, None, START_S)
-            if stream is None:
-                await trio.sleep(self._config.ping_s)  # it has just ended, which the other connection tells better
-                continue
-            link = Link(stream)
-            try:
-                await self._until_broken(self._ask_for_health, link)
-            finally:
-                await link.aclose()
+        """A worker that is silent, stuck or too large is killed."""
+        asks = HealthWatch(partial(connect, path, None, START_S), self._config.patience, self._config.ping_s)
+        self._verdict = await asks.until_verdict()
         if self._child is not None:
             await self._child.kill()
-
-    async def _ask_for_health(self, link: Link) -> None:
-        link.say(m.Attach(m.Channel.HEALTH))
-        number = 0
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(link.run)
-            while not self._verdict:
-                number += 1
-                link.say(m.Ping(number))
-                with trio.move_on_after(SILENCE_S) as silence:
-                    self._judge(await link.receive())
-                if silence.cancelled_caught:
-                    self._verdict = f"silent for {SILENCE_S:.0f} s"
-                elif not self._verdict:
-                    await trio.sleep(self._config.ping_s)
-            nursery.cancel_scope.cancel()
-
-    def _judge(self, pong: Any) -> None:
-        if not isinstance(pong, m.Pong):
-            self._verdict = "answers health with nonsense"
-        elif pong.phase is m.Phase.RUNNING and pong.quiet_ms > self._config.step_s * 1000:
-            self._verdict = f"stuck in a step for {pong.quiet_ms // 1000} s"
-        elif pong.phase is m.Phase.LOADING and pong.quiet_ms > self._config.load_s * 1000:
-            self._verdict = f"stuck in loading for {pong.quiet_ms // 1000} s"
-        elif self._config.resident and pong.resident_bytes > self._config.resident:
-            self._verdict = f"uses {pong.resident_bytes} bytes of memory"
 
     async def _until_broken(self, part: Callable[..., Any], *args: Any) -> None:
         """Run one half of a connection; its end is the other half's to see."""
@@ -190,24 +191,30 @@ class WorkerLife:
             await self._child.wait()
         return self._child.alive
 
-    async def _bury(self, answered: bool) -> None:
+    async def _bury(self) -> None:
         child, self._child = self._child, None
         reason = self._verdict
         if child is not None:
-            reason = reason or ("ended" if child.exit_code is None else f"ended with {child.exit_code}")
+            reason = reason or ended(child)
             await child.kill()
-        self._on_down(reason, answered)
+        self._on_down(reason)
         if child is not None and child.exit_code == EXIT_MISCONFIGURED:
             raise Misconfigured("the worker cannot serve with this configuration; its last line above says why")
 
-    async def _farewell(self, path: Path, child: Child) -> None:
-        """Order the worker to end, and see to it that it does."""
-        with trio.CancelScope(shield=True):
-            with trio.move_on_after(FAREWELL_S):
-                stream = await connect(path, None, FAREWELL_S)
-                if stream is not None:
-                    async with stream:
-                        for order in (m.Attach(m.Channel.WORK), m.End()):
-                            await stream.send_all(frame(encode(order)))
-                        await child.wait()
-            await child.kill()
+
+def ended(child: Child) -> str:
+    """How a worker ended, in words."""
+    return "ended" if child.exit_code is None else f"ended with {child.exit_code}"
+
+
+async def farewell(path: Path, child: Child) -> None:
+    """Order a worker to end, and see to it that it does."""
+    with trio.CancelScope(shield=True):
+        with trio.move_on_after(FAREWELL_S):
+            stream = await connect(path, None, FAREWELL_S)
+            if stream is not None:
+                async with stream:
+                    for order in (m.Attach(m.Channel.WORK), m.End()):
+                        await stream.send_all(frame(encode(order)))
+                    await child.wait()
+        await child.kill()

@@ -25,7 +25,7 @@ from compute.spec import Artifact, JobShape, JobSpec
 from compute.trace import TraceLeaf
 from compute.work import JobResult, Replay, Step, WorkerLost
 from compute.workerchild import WorkerConfig
-from compute.workerlife import WorkerLife
+from compute.workerlife import Life, WorkerLife
 from p2p.errors import Refused
 
 if TYPE_CHECKING:
@@ -34,29 +34,39 @@ if TYPE_CHECKING:
 MAX_PENDING = 64  # jobs
 MAX_RESULT = 64 * 2**20  # bytes of all artifacts of a job, held in memory
 MAX_EVENTS = 8192  # more than a job has steps
-MAX_DEATHS = 2  # a job that was there when two workers died is not tried a third time
+
+Live = Callable[
+    [WorkerConfig, frozenset[bytes], Callable[[], None], Callable[[Any], None], Callable[[str], None]], Life
+]
 
 
 @dataclass(slots=True)
 class _Pending:
-    """One job that waits for its result. ``begun`` when it had the device; ``deaths`` of workers that it waited for."""
+    """One job that waits for its result. ``begun`` when it had the device."""
 
     spec: JobSpec
     put: trio.MemorySendChannel[Any]
     files: tuple[bytes, ...] = ()
     due_at: float | None = None
     begun: bool = False
-    deaths: int = 0
     done: m.JobDone | None = None
     parts: list[bytearray] = field(default_factory=list)
 
 
 class Worker:
-    """A Machine in a child process. Invariant: each job handed in ends once: result, refusal, WorkerLost or cancel."""
+    """A Machine in another process. Invariant: each job handed in ends once: result, refusal, WorkerLost or cancel.
 
-    def __init__(self, config: WorkerConfig, serve: Callable[[], Served] | None = None) -> None:
-        """``serve`` finds the models, in a thread; without it they are the folders of the configuration."""
-        self._config = config
+    When the process ends, all that were there are lost: which of them it died of, nobody knows.
+    """
+
+    def __init__(
+        self, config: WorkerConfig, serve: Callable[[], Served] | None = None, live: Live = WorkerLife
+    ) -> None:
+        """``serve`` finds the models, in a thread; without it they are the folders of the configuration.
+
+        ``live`` keeps the process: a child of this one, or one of another host.
+        """
+        self._config, self._live = config, live
         self._serve = serve or partial(read_folders, config.models, DigestCache(config.digests))
         self._capability = Capability(())
         self._shelved: dict[bytes, m.ModelShelved] = {}
@@ -65,7 +75,8 @@ class Worker:
         self._gains: dict[bytes, tuple[int, ...]] = {}
         self._asked: dict[bytes, trio.MemorySendChannel[Any]] = {}
         self._numbers = count(1)
-        self._life: WorkerLife | None = None
+        self._life: Life | None = None
+        self._held = frozenset[bytes]()
         self.device = config.device
 
     @property
@@ -111,12 +122,31 @@ class Worker:
         self._pinned |= served.pinned
         self._capability = Capability(served_cold(served.entries, config.offered_dtype), MAX_OPEN)
         models = frozenset(entry.model for entry in served.entries)
-        self._life = WorkerLife(config, models, self._submit_all, self._hear, self._lose)
+        self._life = self._live(config, models, self._submit_all, self._hear, self._lose)
         task_status.started()
         try:
             await self._life.run()
         finally:
-            self._lose("the node ends", False)
+            self._lose("the node ends")
+
+    @property
+    def connected(self) -> bool:
+        """Whether the process can be told anything now."""
+        return self._life is not None and self._life.connected
+
+    @property
+    def shapes(self) -> tuple[JobShape, ...]:
+        """Of the jobs accepted and not finished."""
+        return tuple(pending.spec.shape for pending in self._pending.values())
+
+    async def looked(self) -> None:
+        """Until it is known whether a worker from before is there, and what it holds."""
+        if self._life is not None:
+            await self._life.looked.wait()
+
+    def holds(self, job_id: bytes) -> bool:
+        """Whether this worker has the job: it was handed in, or found in a worker from before."""
+        return job_id in self._pending or job_id in self._held
 
     def gains(self, model: bytes) -> tuple[int, ...]:
         """What shared steps of a model do in percent of one alone; nothing more than that until it was measured."""
@@ -170,7 +200,8 @@ class Worker:
                 raise event
             raise WorkerLost("no result")
         finally:
-            del self._pending[job_id]
+            if self._pending.get(job_id) is pending:
+                del self._pending[job_id]
             if not finished:
                 self._say(m.CancelJob(job_id))
 
@@ -249,27 +280,22 @@ class Worker:
         if pending.due_at is not None:
             self._say(m.DueJob(job_id, max(0, int((pending.due_at - trio.current_time()) * 1000))))
 
-    def _lose(self, reason: str, answered: bool) -> None:
-        """The worker ended. A job that it ran alone is lost with it; of several one was the reason, and nobody knows
-
-        which: they go to the next worker like those that only waited, but not for ever.
-        """
-        alone = sum(pending.begun for pending in self._pending.values()) == 1
+    def _lose(self, reason: str) -> None:
+        """The worker ended, and with it whatever was there."""
         for pending in self._pending.values():
-            pending.deaths += 1
-            if (pending.begun and alone) or not answered or pending.deaths >= MAX_DEATHS:
-                pending.put.send_nowait(WorkerLost(reason))
-            pending.begun = False
+            pending.put.send_nowait(WorkerLost(reason, begun=pending.begun))
+        self._pending.clear()  # now: the next process may be there before those who wait have heard of it
         for put in self._asked.values():
             put.close()
         self._shelved.clear()
+        self._held = frozenset()
         models = self._capability.models
         self._capability = Capability(tuple(replace(entry, warm=False) for entry in models), self._capability.slots)
 
     def _hear(self, said: Any) -> None:
         match said:
             case m.Ready():
-                self.device, self._capability = said.device, said.capability
+                self.device, self._capability, self._held = said.device, said.capability, frozenset(said.held)
             case m.Calibrated():
                 self._gains[said.model] = said.gains
             case m.ModelChanged():

@@ -115,7 +115,15 @@ class WorkerProcess:
         async for ping in link.messages():
             if isinstance(ping, m.Ping):
                 phase, quiet = self._progress.told(ping.number, trio.current_time())
-                link.say(m.Pong(ping.number, phase, quiet, me.memory_info().rss))
+                link.say(m.Pong(ping.number, phase, quiet, self._normal_ms(), me.memory_info().rss))
+
+    def _normal_ms(self) -> int:
+        """How long the longest step of the jobs on the device should take, by what was measured of their models."""
+        running = self._board.running()
+        if self._device is None:
+            return 0
+        shapes = [job.spec.shape for job in running]
+        return max((self._device.predict_ms(shape, len(shapes)) // shape.steps for shape in shapes), default=0)
 
     async def _obey(self, link: Link) -> None:
         if self._link is not None:
@@ -150,7 +158,7 @@ class WorkerProcess:
             nursery.cancel_scope.cancel()
 
     def _ready(self) -> m.Ready:
-        return m.Ready(os.getpid(), self._device_name, self._capability)
+        return m.Ready(os.getpid(), self._device_name, self._capability, self._board.known()[-m.MAX_HELD :])
 
     def _say(self, message: Any) -> None:
         """To the node, if there is one. What it misses it asks for again when it is back."""

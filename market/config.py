@@ -102,6 +102,27 @@ def _http(text: str) -> str:
     return text
 
 
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
+
+
+def _device(text: str) -> str:
+    if not _DEVICE.fullmatch(text) and not is_doorway(text):
+        raise ValueError(f"{text!r} is none of auto, cpu, cuda, cuda:1, mps, nor HOST:PORT for workers of other hosts")
+    return text
+
+
+def is_doorway(device: str) -> bool:
+    """Whether this is no device, but where workers of other hosts may come."""
+    host, _, port = device.rpartition(":")
+    return (
+        bool(host)
+        and not _DEVICE.fullmatch(host)
+        and not _DEVICE.fullmatch(device)
+        and port.isdigit()
+        and 0 <= int(port) <= 65535
+    )
+
+
 def _rpc(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise ValueError(f"{text!r} is no http(s) URL of a JSON-RPC endpoint")
@@ -221,6 +242,9 @@ class Config(BaseSettings):
     prices: Annotated[dict[str, Wei], NoDecode, BeforeValidator(_prices)] = Field(default_factory=dict)
     slots: int | None = Field(default=None, ge=1, le=64)  # None: as many as the device gains from
     threads: int = Field(default=0, ge=0, le=256)
+    devices: Annotated[tuple[Annotated[str, AfterValidator(_device)], ...], NoDecode, BeforeValidator(_listing)] = (
+        Field(default=(), max_length=32)
+    )
     models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()
     shelf: ShelfConfig = ShelfConfig()
     safety: SafetyConfig = SafetyConfig()

@@ -103,6 +103,9 @@ class Offering:
         capability, pricing = self._capability(), self._terms.pricing
         if pricing is not None:
             await pricing.learn(capability)
+        for pipeline in sorted(self._current.keys() - {entry.pipeline for entry in capability.models}):
+            if self.current(pipeline) is not None:  # its last device has gone
+                await self._publish(pipeline, replace(self._current[pipeline], slots=0, models=()))
         for pipeline in sorted({entry.pipeline for entry in capability.models}):
             offer = self._made(pipeline, capability)
             known, now = self._current.get(pipeline), trio.current_time()

@@ -22,8 +22,11 @@ class Placing:
 
     def __init__(self, machine: Machine, asked: int | None) -> None:
         """``asked`` is the operator's number; more places than the machine has would be jobs that are late."""
-        self._machine = machine
-        self._asked = None if asked is None else min(asked, machine.capability().slots)
+        self._machine, self._told = machine, asked
+
+    @property
+    def _asked(self) -> int | None:
+        return None if self._told is None else min(self._told, self._machine.capability().slots)  # devices come and go
 
     def offered(self, pipeline: str) -> int:
         """How many jobs of a pipeline may be had at a time."""

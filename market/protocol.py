@@ -77,6 +77,7 @@ WORKER = (  # compute/messages.py, between a node and its worker
     *("worker-preview", "worker-loading", "worker-pin", "worker-shelved", "worker-calibrated", "worker-due"),
     *("worker-model-changed", "worker-model-failed", "worker-open-trace", "worker-leaf", "worker-request-failed"),
     *("worker-replay-step", "worker-replay-start", "worker-replay-picture", "worker-replayed"),
+    *("worker-join", "worker-welcome", "worker-declined"),  # compute/joinwire.py: of another host
 )
 DOOR = (  # market/localdoor.py, between a running node and a command of the same user
     *("wallet-question", "holdings", "deposit-order", "deposited", "door-refusal"),

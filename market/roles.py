@@ -20,10 +20,11 @@ import structlog
 import trio
 
 from compute.hardware import free_disk, probe
+from compute.placement import MOST_SLOTS
 from compute.work import Machine
 from ledger.conservation import BooksBroken
 from ledger.customers import CustomerBooks
-from ledger.money import ETH
+from ledger.money import ETH, Settlement
 from ledger.receiving import ReceivingBooks
 from ledger.recipient import ReceivingTerms
 from ledger.redeemer import Redeemer
@@ -47,6 +48,7 @@ from p2p.addresses import listen_parts
 from p2p.errors import Misconfigured
 from p2p.identity import load_or_create
 from p2p.limits import PortClaim, raise_open_files, share_one_heap
+from p2p.peer import Address
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -241,8 +243,14 @@ def pricing_of(config: Config, machine: object) -> Pricing:
     )
 
 
+def terms_of(config: Config, machine: object, settlement: Settlement, payout: Address) -> Terms:
+    """What this node asks. The operator's number of places is for each device, and so the machine's to keep."""
+    slots = MOST_SLOTS if config.slots else None
+    return Terms(config.price, slots, settlement, payout, pricing_of(config, machine))
+
+
 async def run_orchestrator(life: Life) -> None:
-    """Sells compute: a worker process, offers, quotes, jobs, redemption."""
+    """Sells compute: a worker process for each device, offers, quotes, jobs, redemption."""
     config, instance, nursery = life.config, life.instance, life.nursery
     look_at_machine(instance)
     machine = life.machines(config, instance)
@@ -271,7 +279,7 @@ async def run_orchestrator(life: Life) -> None:
         cover=purse.chain,
         look_up=purse.chain.cover_of,
         keeping=Keeping(instance.path / "sealed"),
-        terms=Terms(config.price, config.slots, settlement, identity.address, pricing_of(config, machine)),
+        terms=terms_of(config, machine, settlement, identity.address),
         small_job=SMALL_JOB_DEVELOPMENT if development else SMALL_JOB,
         development=development,
         wall_time=time.time,

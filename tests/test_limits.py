@@ -524,7 +524,63 @@ MEDIA = (
         "test_transcode:test_a_decoder_that_falls_silent_or_dies_is_a_refusal",
     ),
 )
-ALL = (*DESIGNED, *DEFENCE, *MEDIA)
+DOORWAY = (
+    Limit(
+        "workers of other hosts",
+        16,
+        "compute.doorway:MAX_GUESTS",
+        "test_worker_far:test_a_name_belongs_to_one_and_models_must_be_there",
+    ),
+    Limit(
+        "connections to the doorway that have not shown its key",
+        16,
+        "compute.doorway:MAX_MEETING",
+        "test_worker_far:test_strangers_who_say_nothing_or_nonsense_are_shut_out_and_nobody_else",
+    ),
+    Limit(
+        "seconds that such a connection may take",
+        10,
+        "compute.doorway:MEET_S",
+        "test_worker_far:test_strangers_who_say_nothing_or_nonsense_are_shut_out_and_nobody_else",
+    ),
+    Limit(
+        "tries of one address without the key at once; then one in ten seconds",
+        5,
+        "compute.doorway:TRIES",
+        "test_worker_far:test_tries_without_the_key_come_to_an_end_and_the_key_still_opens",
+    ),
+    Limit(
+        "bytes of a message before a worker is welcome",
+        8 * KIB,
+        "compute.joinwire:JOIN_LIMIT",
+        "test_worker_far:test_a_join_that_is_too_large_is_not_read",
+    ),
+    Limit(
+        "times that a job is on a worker that dies",
+        2,
+        "compute.fleet:MAX_RUNS",
+        "test_fleet:test_a_job_that_kills_twice_is_given_up_and_nobody_else_is",
+    ),
+    Limit(
+        "times its measure that a step may take without a sign of life",
+        20,
+        "compute.verdict:STEP_TIMES",
+        "test_verdict:test_a_step_may_take_so_many_times_what_it_takes_by_measure",
+    ),
+    Limit(
+        "seconds that any step may take",
+        30,
+        "compute.verdict:LEAST_STEP_S",
+        "test_verdict:test_more_is_borne_of_a_longer_step_and_never_less_than_the_least",
+    ),
+    Limit(
+        "raw frames of a clip in shared memory",
+        4,
+        "compute.pipelines.framechild:SLOTS",
+        "test_filming:test_more_frames_than_slots_arrive_in_order_while_the_child_is_slow",
+    ),
+)
+ALL = (*DESIGNED, *DEFENCE, *MEDIA, *DOORWAY)
 
 
 @pytest.mark.parametrize("limit", ALL, ids=lambda limit: limit.constant)

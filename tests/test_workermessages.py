@@ -8,6 +8,7 @@ import pytest
 
 from compute import messages as m
 from compute.capability import Capability, Dtype, ModelCapability
+from compute.joinwire import WorkerDeclined, WorkerJoin, WorkerWelcome
 from compute.spec import TEXT_TO_IMAGE
 from compute.trace import TraceLeaf
 from compute.tracestore import TraceIndex
@@ -21,7 +22,13 @@ ENTRY = ModelCapability(b"m" * 32, "tiny", TEXT_TO_IMAGE, 64, 256, 8, 1000, Dtyp
 LEAF = TraceLeaf(1, 749, Dtype.FP32, b"raw!", (b"p" * 32,))
 GOLDEN: list[tuple[Any, str]] = [
     (m.Attach(m.Channel.HEALTH), "93ad776f726b65722d61747461636801a66865616c7468"),
-    (m.Ready(4711, "cpu", Capability(())), "95ac776f726b65722d726561647902cd1267a3637075929001"),
+    (
+        m.Ready(4711, "cpu", Capability(()), (JOB,)),
+        (
+            "96ac776f726b65722d726561647903cd1267a363707592900191c4206a6f622e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e"
+            "2e2e2e2e2e2e2e2e2e2e2e2e"
+        ),
+    ),
     (
         m.ModelChanged(ENTRY),
         (
@@ -165,7 +172,19 @@ GOLDEN: list[tuple[Any, str]] = [
         ),
     ),
     (m.Ping(7), "93ab776f726b65722d70696e670107"),
-    (m.Pong(7, m.Phase.RUNNING, 120, 2**30), "96ab776f726b65722d706f6e670107a772756e6e696e6778ce40000000"),
+    (m.Pong(7, m.Phase.RUNNING, 120, 35, 2**30), "97ab776f726b65722d706f6e670207a772756e6e696e677823ce40000000"),
+    (
+        WorkerJoin("far", b"i" * 16, m.Channel.WORK, (b"m" * 32,), True),
+        (
+            "97ab776f726b65722d6a6f696e01a3666172c41069696969696969696969696969696969a4776f726b91c4206d6d6d6d"
+            "6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6dc3"
+        ),
+    ),
+    (
+        WorkerWelcome((b"m" * 32,)),
+        ("93ae776f726b65722d77656c636f6d650191c4206d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d"),
+    ),
+    (WorkerDeclined("NO_MODEL", "tiny"), "94af776f726b65722d6465636c696e656401a84e4f5f4d4f44454ca474696e79"),
     (m.End(), "92aa776f726b65722d656e6401"),
     (
         TraceIndex(JOB, Dtype.FP32, 4, (749, 2**32 - 1), b"h" * 64),

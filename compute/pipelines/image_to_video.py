@@ -7,10 +7,8 @@ worker; knows no job id, no socket and no price.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -209,21 +207,10 @@ def mp4(frames: Iterable[Pixels], fps: int = FPS, crf: int = 14) -> bytes:
     if type(fps) is not int or not 1 <= fps <= MAX_FPS:
         raise Refused("BAD_FPS", f"1 to {MAX_FPS} frames a second")
     try:
-        import av
+        from compute.pipelines.filming import filmed
     except ImportError as exc:
         raise Misconfigured("films need PyAV: pip install 'pasar[video]'") from exc
-    file, stream = io.BytesIO(), None
-    with av.open(file, "w", format="mp4") as out:
-        for pixels in frames:
-            even = np.ascontiguousarray(pixels[: pixels.shape[0] & ~1, : pixels.shape[1] & ~1])
-            if stream is None:
-                stream = out.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "medium"})
-                stream.height, stream.width, stream.pix_fmt = even.shape[0], even.shape[1], "yuv420p"
-                stream.thread_count, stream.time_base = 1, Fraction(1, fps)
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
-        if stream is not None:
-            out.mux(stream.encode(None))
-    return file.getvalue()
+    return filmed(frames, fps, crf)
 
 
 def artifacts(film: bytes) -> tuple[Artifact, ...]:

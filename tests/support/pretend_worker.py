@@ -30,6 +30,7 @@ from compute.worker import main
 from p2p.errors import Misconfigured
 
 LIMIT = 4  # jobs in a step
+SWOLLEN = 400  # MiB
 PICTURE = bytes(range(256)) * 12_000  # three parts; what ``slow`` gives is a picture in truth
 
 
@@ -89,7 +90,7 @@ class PretendDevice:
         job.trace.discard()
 
     def predict_ms(self, shape: JobShape, jobs: int) -> int:
-        return jobs
+        return shape.steps * jobs
 
     def sharing(self, shape: JobShape) -> tuple[int, int]:
         return LIMIT, 1
@@ -103,15 +104,30 @@ class PretendDevice:
     def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes, files: Sequence[bytes]) -> Replay:
         return Replay(abs(noise[0]) * 10**9, 0)
 
+    def _first(self, mark: str) -> bool:
+        """Whether no worker of this node did it before."""
+        path = self.traces.folder.parent / mark
+        fresh = not path.exists()
+        path.touch()
+        return fresh
+
     def _obey(self, prompt: str) -> bool:
         """What is done after two steps; whether the job gets on."""
         match prompt:
             case "die":
                 os._exit(3)
-            case "die once" if not (self.traces.folder / "died").exists():
-                (self.traces.folder / "died").touch()
+            case "die once" if self._first("died"):
                 os._exit(3)
+            case "hang once" if self._first("hung"):
+                while True:
+                    time.sleep(60)
             case "hang":
+                while True:
+                    time.sleep(60)
+            case "swell once" if self._first("swollen"):
+                held = []
+                while len(held) < SWOLLEN:
+                    held.append(b"x" * 2**20)  # written to, or it would take no memory
                 while True:
                     time.sleep(60)
             case "full":
