@@ -22,6 +22,7 @@ AUDIO_TO_TEXT = "audio-to-text"
 IMAGE_TO_TEXT = "image-to-text"
 SEGMENT_ANYTHING = "segment-anything"
 TRANSCODE = "transcode"
+VERIFY_STEP = "verify-step"  # runs a part of another job again: compute/evidence.py
 DENOISED = frozenset({TEXT_TO_IMAGE, IMAGE_TO_IMAGE})  # step by step, on latents of a fixed grid
 
 MAX_PROMPT = 4096  # bytes of UTF-8
@@ -62,8 +63,9 @@ class JobShape:
     """The part of a job that an RFQ may show: no prompt, no input, no limit.
 
     ``model`` is the hash of the weights; ``width`` and ``height`` are pixels, 0 where there is no picture, and of films
-    that are transcoded the blocks of a frame (``compute/profiles.py``); ``guided`` when guidance is above 1, so that each step costs two model evaluations; ``input_bytes`` is the size of all inputs
-    together; ``length`` is frames of a clip or milliseconds of sound, 0 where there is neither.
+    that are transcoded the blocks of a frame (``compute/profiles.py``); ``guided`` when guidance is above 1, so that
+    each step costs two model evaluations; ``input_bytes`` is the size of all inputs together; ``length`` is frames of a
+    clip or milliseconds of sound, 0 where there is neither.
     """
 
     pipeline: Name

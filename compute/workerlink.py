@@ -17,10 +17,11 @@ from compute import messages as m
 from compute.batching import MAX_OPEN, crowded, fitting
 from compute.capability import Capability
 from compute.digestcache import DigestCache
+from compute.evidence import with_checks
 from compute.opendevice import in_thread
 from compute.served import Served, read_folders
 from compute.shelf import NO_ROOM, Place
-from compute.spec import Artifact, JobShape, JobSpec
+from compute.spec import VERIFY_STEP, Artifact, JobShape, JobSpec
 from compute.trace import TraceLeaf
 from compute.work import JobResult, Replay, Step, WorkerLost
 from compute.workerchild import WorkerConfig
@@ -85,9 +86,8 @@ class Worker:
     def capability(self) -> Capability:
         """What runs here now; a model that still loads says ``warm=False``, one that cannot be loaded is not named."""
         lost = {one.model for one in self._shelved.values() if one.place in (Place.BROKEN, NO_ROOM)}
-        if not lost:
-            return self._capability
-        return replace(self._capability, models=tuple(e for e in self._capability.models if e.model not in lost))
+        here = tuple(entry for entry in self._capability.models if entry.model not in lost)
+        return with_checks(replace(self._capability, models=here))
 
     def shelved(self) -> tuple[m.ModelShelved, ...]:
         """Where each model is, as the worker said last; nothing while it starts."""
@@ -125,10 +125,12 @@ class Worker:
 
     def crowded_ms(self, shape: JobShape, jobs: int) -> int:
         """How long ``shape`` takes when so many jobs run at the same time. See ``Machine.crowded_ms``."""
-        entry = self._capability.find(shape.pipeline, shape.model)
+        known = with_checks(self._capability)
+        entry = known.find(shape.pipeline, shape.model)
         native = entry.native_side if entry is not None else 1
-        gains = fitting(self.gains(shape.model), shape.width * shape.height, native * native)
-        return crowded(self._capability.predict_ms(shape), jobs, gains)
+        together = (100,) if shape.pipeline == VERIFY_STEP else self.gains(shape.model)
+        gains = fitting(together, shape.width * shape.height, native * native)
+        return crowded(known.predict_ms(shape), jobs, gains)
 
     async def generate(
         self,

@@ -24,6 +24,7 @@ from compute import messages as m
 from compute.batching import MAX_OPEN
 from compute.capability import Capability, Dtype, ModelCapability
 from compute.catalog import ModelEntry
+from compute.evidence import with_checks
 from compute.inbasket import Inbasket
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.link import Link, LinkBroken
@@ -70,7 +71,9 @@ class WorkerProcess:
         dtype = Dtype.FP32 if settings.dtype == "auto" else Dtype(settings.dtype)
         self._capability = Capability(tuple(e.capability(dtype) for e in self._entries), MAX_OPEN)
         told = Told(self._moved, self._note_step, self._finish, self._failed)
-        self._models = ModelDesk(self._board, self._progress, self._say, lambda: self._capability, self._wake)
+        self._models = ModelDesk(
+            self._board, self._progress, self._say, lambda: with_checks(self._capability), self._wake
+        )
         self._loop = StepLoop(self._board, self._models, told)
         self._token = trio.lowlevel.current_trio_token()
         self.exit_code = 0

@@ -326,6 +326,7 @@ class JobRun:
             return await self._given_back(JobFailed(self.job_id, Code.FAILED.value, str(exc)[:512], tried(self.job), 0))
         await self._c.customers.charge(self.job_id, self.job.charge)
         self.job = self.job.settle()
+        await self._c.delivered(self.bid.spec, bought, self.inputs)
         return result
 
     async def _cancelled_at(self, cost: int) -> Outcome:

@@ -37,6 +37,7 @@ from market.sale import Sale
 from market.session import Selling, events
 from market.sessionstore import Counted, Kept, SessionStore
 from market.shop import Shop
+from market.tracedesk import TraceDesk, from_machine
 from p2p.envelope import Signer
 from p2p.errors import MalformedMessage, PeerFault, Refused, Unavailable, UnknownMessage
 from p2p.peer import Address, PeerId, address_of, peer_text
@@ -100,6 +101,9 @@ class Orchestrator:
             funded=self._funded,
         )
         self.load_desk = LoadDesk(s.network, s.greeter, look=self._load, favours=self._is_favoured)
+        self.trace_desk = TraceDesk(
+            s.network, s.greeter, lambda receipt: receipt.orchestrator == s.signer.peer, from_machine(s.machine)
+        )
         self._shop = Shop(
             signer=s.signer,
             network=s.greeter.network,
@@ -130,6 +134,7 @@ class Orchestrator:
                 await self._restore(kept)
             self._s.network.serve(JOB, self._accept)
             self.desk.serve()
+            self.trace_desk.serve()
             await self._nursery.start(self.load_desk.run)
             await self._nursery.start(self.offering.run)
             task_status.started()

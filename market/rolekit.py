@@ -23,6 +23,7 @@ from compute.spec import (
     TEXT_TO_IMAGE,
     TRANSCODE,
     UPSCALE,
+    VERIFY_STEP,
 )
 from ledger.auditor import Auditor
 from ledger.chain import Chain
@@ -51,7 +52,16 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("node")
 
-PIPELINES = (TEXT_TO_IMAGE, AUDIO_TO_TEXT, IMAGE_TO_TEXT, IMAGE_TO_VIDEO, SEGMENT_ANYTHING, UPSCALE, TRANSCODE)
+PIPELINES = (
+    TEXT_TO_IMAGE,
+    AUDIO_TO_TEXT,
+    IMAGE_TO_TEXT,
+    IMAGE_TO_VIDEO,
+    SEGMENT_ANYTHING,
+    UPSCALE,
+    TRANSCODE,
+    VERIFY_STEP,
+)
 GAS_MONEY = ETH // 100
 BOOK_S = 5.0  # that a neighbour's book may take before we are ready without it
 
