@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -21,7 +22,6 @@ from compute.verdict import FAR
 from compute.work import Replay
 from p2p.errors import PasarError
 
-NUMBERS_DIFFER = 1e-3  # of their size, or of one: what a score or a time may move by
 _ROWS = 256  # of a picture at a time
 _MILLION = 10**6
 
@@ -43,7 +43,7 @@ def closeness(delivered: Artifact, made: Artifact) -> Replay:
         if made.media_type == "application/json":
             return _values(delivered.data, made.data)
         return _lines(delivered.data, made.data)
-    except (OSError, ValueError, SyntaxError, RecursionError, PasarError, Image.DecompressionBombError):
+    except (OSError, ValueError, OverflowError, SyntaxError, RecursionError, PasarError, Image.DecompressionBombError):
         return NOWHERE
 
 
@@ -90,11 +90,24 @@ def _frames(data: bytes) -> Iterator[Pixels]:
 
 
 def _values(delivered: bytes, made: bytes) -> Replay:
+    """Numbers by the largest difference, relative to their size or to one; whatever else differs is counted."""
     check_depth(delivered, "the delivered file")
     theirs, ours = list(_leaves(json.loads(delivered))), list(_leaves(json.loads(made)))
-    same = len(theirs) == len(ours)
-    apart = sum(not _alike(one, other) for one, other in zip(theirs, ours, strict=False))
-    return Replay(0, (apart * _MILLION) // max(1, len(ours)) if same else _MILLION)
+    if len(theirs) != len(ours):
+        return NOWHERE
+    largest, unlike = 0.0, 0
+    for (path, value), (place, wanted) in zip(theirs, ours, strict=True):
+        if path == place and _is_number(value) and _is_number(wanted):
+            largest = max(largest, abs(value - wanted) / max(1.0, abs(wanted)))
+        elif (path, value) != (place, wanted):
+            unlike += 1
+    if not math.isfinite(largest):
+        return NOWHERE
+    return Replay(min(FAR, int(largest * 1e9)), unlike * _MILLION // max(1, len(ours)))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -106,15 +119,6 @@ def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
             yield from _leaves(inner, (*path, place))
     else:
         yield path, value
-
-
-def _alike(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
-    (path, value), (place, wanted) = one, other
-    if path != place or type(value) is bool or type(wanted) is bool:
-        return one == other
-    if isinstance(value, int | float) and isinstance(wanted, int | float):
-        return bool(abs(value - wanted) <= NUMBERS_DIFFER * max(1.0, abs(wanted)))
-    return bool(value == wanted)
 
 
 def _lines(delivered: bytes, made: bytes) -> Replay:

@@ -79,7 +79,10 @@ async def scene(
             assert isinstance(got, Delivered), got
             assert got.done.orchestrator == sold.key.peer
             yield Scene(market, gateway, sold, client, seat, got)
-            await trio.testing.wait_all_tasks_blocked(0.05)  # what was bought last is being written down
+            role = gateway.role
+            assert isinstance(role, Gateway)
+            while await role._sessions.load():  # noqa: ASYNC110 - what was bought last is being written down
+                await trio.sleep(0.01)
 
 
 async def test_an_honest_result_passes_and_the_check_is_bought_of_somebody_else(tmp_path: Path) -> None:
@@ -123,7 +126,7 @@ async def test_one_verifier_against_the_seller_is_not_enough(tmp_path: Path) -> 
 async def test_a_lying_verifier_only_raises_a_dispute(tmp_path: Path) -> None:
     async with scene(tmp_path, NoopWorker(), (Judging(tells=lambda true: False), Judging())) as s:
         found = set()
-        for _ in range(4):  # whichever is asked first
+        for _ in range(2):  # whichever is asked first
             found.add((await s.check())[0].conclusion)
         assert found <= {Conclusion.PASSED, Conclusion.DISPUTED}
 

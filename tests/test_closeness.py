@@ -53,14 +53,17 @@ def test_values_of_json_may_move_a_little_and_nothing_else_may() -> None:
     def told(value: object) -> Artifact:
         return Artifact("application/json", json.dumps(value).encode())
 
-    ours = told({"text": "a red circle", "score": 0.91, "at": [1.0, 2.0]})
-    assert closeness(told({"text": "a red circle", "score": 0.9104, "at": [1.0, 2.0]}), ours).relative_ppm == 0
-    assert closeness(told({"text": "a blue circle", "score": 0.91, "at": [1.0, 2.0]}), ours).relative_ppm == 250_000
-    assert closeness(told({"text": "a red circle", "score": 0.95, "at": [1.0, 2.0]}), ours).relative_ppm == 250_000
-    assert closeness(told({"text": "a red circle"}), ours).relative_ppm == 10**6
-    assert closeness(told({"text": "a red circle", "score": True, "at": [1.0, 2.0]}), ours).relative_ppm == 250_000
-    for bad in (b"{", b"[" * 100_000, b"\xff", b"NaN"):
-        assert closeness(Artifact("application/json", bad), ours).relative_ppm > 900_000
+    ours = told({"text": "a red circle", "score": 0.91, "at": [1.0, 2000]})
+    assert closeness(told({"text": "a red circle", "score": 0.911, "at": [1.0, 2002]}), ours).max_diff_nano == 10**6
+    assert closeness(told({"text": "a red circle", "score": 0.91, "at": [1.0, 2000.0]}), ours) == Replay(0, 0)
+    assert closeness(told({"text": "a blue circle", "score": 0.91, "at": [1.0, 2000]}), ours) == Replay(0, 250_000)
+    assert closeness(told({"text": "a red circle", "score": True, "at": [1.0, 2000]}), ours) == Replay(0, 250_000)
+    assert closeness(told({"text": "a red circle", "source": 0.91, "at": [1.0, 2000]}), ours) == Replay(0, 250_000)
+    assert closeness(told({"text": "a red circle"}), ours) == NOWHERE
+    for bad in (b"{", b"[" * 100_000, b"\xff", b"NaN", b'{"text":"","score":1e999,"at":[1,2]}', b"9" * 9000):
+        assert closeness(Artifact("application/json", bad), ours) == NOWHERE
+    huge = told({"text": "a red circle", "score": 10**400, "at": [1.0, 2000]})
+    assert closeness(huge, ours) == NOWHERE
 
 
 def test_lines_are_counted() -> None:
