@@ -74,7 +74,115 @@ class Told:
         return cls(kept(every), bound, round(missed / len(every), 3))
 
     @property
-    def _goals(name: str, honest: Distances, cheats: Distances, allowed: Tolerance, *, coarse: bool) -> list[Any]:
+    def fill(self) -> float:
+        """How much of its bound it takes: 1 is all of it; of the two measures, the fuller one."""
+        return round(max(self.found.max_diff_nano / self.bound.nano, self.found.relative_ppm / self.bound.ppm), 4)
+
+
+Distances = dict[str, Told]
+
+
+def _jobs(dtype: Dtype) -> list[Any]:
+    from benchmarks.tolerance_runs import spec
+
+    return [spec(prompt, SIDE, STEPS, GUIDANCE, seed) for seed, prompt in enumerate(PROMPTS[: JOBS[dtype]])]
+
+
+def _honest(dtype: Dtype) -> Distances:
+    """The worst of each kind of honest run."""
+    from benchmarks import tolerance_runs as runs
+
+    model = runs.load(dtype)
+    found: dict[str, list[Apart]] = {}
+    for job in _jobs(dtype):
+        with runs.threads(1):
+            alone = runs.commit(model, job)
+            claims = {"again": runs.commit(model, job)}
+            claims |= {f"batch of {size}": runs.commit(model, job, size - 1) for size in BATCHES[dtype]}
+        with runs.threads(2):
+            claims["two threads"] = runs.commit(model, job)
+        with runs.threads(1):
+            half = STEPS // 2
+            resumed = runs.commit(model, job, since=(half, claims["two threads"].latents[half]))
+            found.setdefault("resumed", []).append(runs.apart(model, job, resumed, half))
+            for name, claim in {"alone": alone, **claims}.items():
+                found.setdefault(name, []).append(runs.apart(model, job, claim))
+    return _worst(found, tolerance(TEXT_TO_IMAGE, dtype, dtype))
+
+
+def _worst(found: dict[str, list[Apart]], allowed: Tolerance) -> Distances:
+    from benchmarks.tolerance_runs import worst
+
+    told: Distances = {}
+    for name, every in found.items():
+        told[f"{name}: step"] = Told.of([step for one in every for step in one.steps], allowed.step, worst)
+        told[f"{name}: start"] = Told.of([one.start for one in every], allowed.start, worst)
+        told[f"{name}: picture"] = Told.of([one.picture for one in every], allowed.picture, worst)
+    return told
+
+
+def _cheats(dtype: Dtype) -> Distances:
+    """The least distance of what is false in each kind of cheat."""
+    from benchmarks import tolerance_runs as runs
+
+    allowed, model = tolerance(TEXT_TO_IMAGE, dtype, dtype), runs.load(dtype)
+    found: dict[str, list[Replay]] = {}
+    others = {
+        "weights moved by 2 %": runs.coarser(runs.load(dtype), runs.shaken(0.02)),
+        "weights of 8 bits": runs.coarser(runs.load(dtype), runs.quantised(8)),
+        "weights of 4 bits": runs.coarser(runs.load(dtype), runs.quantised(4)),
+    }
+    if dtype is Dtype.FP32:
+        others["bf16 said to be fp32"] = runs.load(Dtype.BF16)
+    with runs.threads(1):
+        for number, job in enumerate(_jobs(dtype)):
+            other = runs.spec(PROMPTS[number], SIDE, STEPS, GUIDANCE, 100 + number)
+            seed = runs.apart(model, job, runs.commit(model, other)).start
+            found.setdefault("another seed", []).append(seed)
+            claims = {"guidance 3 for 4": runs.commit(model, runs.spec(job.prompt, SIDE, STEPS, 3000, job.seed))}
+            claims["no guidance"] = runs.commit(model, runs.spec(job.prompt, SIDE, STEPS, 0, job.seed))
+            fewer = runs.spec(job.prompt, SIDE, STEPS - 1, GUIDANCE, job.seed)
+            claims["one step fewer"] = runs.stretched(runs.commit(model, fewer), STEPS)
+            claims |= {name: runs.commit(cheap, job) for name, cheap in others.items()}
+            for name, claim in claims.items():
+                found.setdefault(name, []).extend(runs.apart(model, job, claim).steps)
+            gaps = runs.left_out(model, job, runs.commit(model, job))
+            found.setdefault("a step left out", []).extend(gaps)
+    bounds = {"another seed": allowed.start}
+    return {name: Told.of(every, bounds.get(name, allowed.step), runs.best) for name, every in found.items()}
+
+
+def _across() -> Distances:
+    """Runs in fp32, checked by who calculates in bf16."""
+    from benchmarks import tolerance_runs as runs
+
+    single, half = runs.load(Dtype.FP32), runs.load(Dtype.BF16)
+    with runs.threads(1):
+        found = [runs.apart(half, job, runs.commit(single, job)) for job in _jobs(Dtype.BF16)]
+    return _worst({"alone": found}, tolerance(TEXT_TO_IMAGE, Dtype.FP32, Dtype.BF16))
+
+
+# -- telling -----------------------------------------------------------------------------------------------------------
+
+
+def _tell(say: Say, name: str, honest: Distances, cheats: Distances, allowed: Tolerance) -> None:
+    say(f"{name}: a step may be off by {allowed.step.nano / 1e9:g}, and by {allowed.step.ppm / 1e4:g} % of itself")
+    for kind, every in (("honest", honest), ("cheat", cheats)):
+        for what, told in every.items():
+            size = f"{told.found.max_diff_nano / 1e9:12.3g} {told.found.relative_ppm:10} ppm"
+            say(f"  {kind:6} {what:28} {size}  {told.outside:.0%} outside")
+
+
+def _rows(every: Distances) -> dict[str, list[float]]:
+    return {what: [told.found.max_diff_nano, told.found.relative_ppm, told.outside] for what, told in every.items()}
+
+
+def _declared(allowed: Tolerance) -> dict[str, list[int]]:
+    named = {"start": allowed.start, "step": allowed.step, "picture": allowed.picture, "result": allowed.result}
+    return {what: [bound.nano, bound.ppm] for what, bound in named.items()}
+
+
+def _goals(name: str, honest: Distances, cheats: Distances, allowed: Tolerance, *, coarse: bool) -> list[Any]:
     most = max(told.fill for told in honest.values())
     goals = [goal(f"{name}: worst honest run over its bound", most, "<=", 1 / MARGIN)]
     seen = {what: told for what, told in cheats.items() if not (coarse and what in UNSEEN)}

@@ -101,9 +101,6 @@ class Orchestrator:
             funded=self._funded,
         )
         self.load_desk = LoadDesk(s.network, s.greeter, look=self._load, favours=self._is_favoured)
-        self.trace_desk = TraceDesk(
-            s.network, s.greeter, lambda receipt: receipt.orchestrator == s.signer.peer, from_machine(s.machine)
-        )
         self._shop = Shop(
             signer=s.signer,
             network=s.greeter.network,
@@ -134,7 +131,7 @@ class Orchestrator:
                 await self._restore(kept)
             self._s.network.serve(JOB, self._accept)
             self.desk.serve()
-            self.trace_desk.serve()
+            self._serve_traces()
             await self._nursery.start(self.load_desk.run)
             await self._nursery.start(self.offering.run)
             task_status.started()
@@ -146,6 +143,12 @@ class Orchestrator:
         # Looked at, not waited for: a sale tells nobody of its states, and this ends the node.
         while any(sale.is_busy for sale in self._sales.values()):  # noqa: ASYNC110
             await trio.sleep(DRAIN_LOOK_S)
+
+    def _serve_traces(self) -> None:
+        s = self._s
+        ours = s.signer.peer
+        opens = from_machine(s.machine)
+        TraceDesk(s.network, s.greeter, lambda receipt: receipt.orchestrator == ours, opens).serve()
 
     # -- what the desk asks ------------------------------------------------------------------------------------------
 
