@@ -36,6 +36,11 @@ BENCHMARKS = {
     "overhead": ("benchmarks.overhead", "run", "a job of one second through the market, against the worker alone"),
     "prefilter": ("benchmarks.prefilter", "measure", "judging a full book of offers, against a hundredth of it"),
     "quality": ("benchmarks.quality", "run", "what each bundled model gets right on examples kept out of its training"),
+    "tolerance": (
+        "benchmarks.tolerance",
+        "run",
+        "how far honest runs of one job lie apart, and how near a cheat comes, against what is declared",
+    ),
     "warm": ("benchmarks.warm", "run", "a lone request at a warm and a cold worker, against the library's own call"),
     "transcode": ("benchmarks.transcode", "run", "renditions of a film against the ffmpeg command line, and live"),
     "transfer": (

@@ -37,6 +37,9 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
 
+MakeLeaf = Callable[[bytes, int, int], tuple[int, bytes]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Trace:
     spec: JobSpec
@@ -46,11 +49,18 @@ class _Trace:
 class NoopWorker:
     """Invariant: the same job id and spec give the same result. ``step_s`` is how long a step pretends to take.
 
-    ``lose_at`` makes it fail at that step, as a worker that dies.
+    ``lose_at`` makes it fail at that step, as a worker that dies; ``leaf`` makes the latents it commits to.
     """
 
-    def __init__(self, step_s: float = 0.0, model: bytes = MODEL, slots: int = 1, lose_at: int | None = None) -> None:
-        self.step_s, self.lose_at = step_s, lose_at
+    def __init__(
+        self,
+        step_s: float = 0.0,
+        model: bytes = MODEL,
+        slots: int = 1,
+        lose_at: int | None = None,
+        leaf: MakeLeaf | None = None,
+    ) -> None:
+        self.step_s, self.lose_at, self._leaf = step_s, lose_at, leaf or noop_leaf
         speed = int(STEP_UNITS / step_s / 2) if step_s else 10**9  # units a second; it promises half of what it does
         entry = ModelCapability(
             model, "noop", TEXT_TO_IMAGE, 64, MAX_DENOISED_SIDE, 8, MAX_STEPS, Dtype.FP32, speed, load_ms=1, warm=True
@@ -110,7 +120,7 @@ class NoopWorker:
                 await self._take_steps(spec.shape.steps, on_step)
         finally:
             self._depth -= 1
-        leaves = [_leaf(job_id, index, spec.shape.steps) for index in range(spec.shape.steps + 1)]
+        leaves = [self._leaf(job_id, index, spec.shape.steps) for index in range(spec.shape.steps + 1)]
         hashes = tuple(leaf_hash(job_id, k, timestep, Dtype.FP32, raw) for k, (timestep, raw) in enumerate(leaves))
         self._traces[job_id] = _Trace(spec, hashes)
         if len(self._traces) > KEPT:
@@ -136,7 +146,7 @@ class NoopWorker:
         return tuple(
             TraceLeaf(k, timestep, Dtype.FP32, raw, merkle_path(trace.hashes, k))
             for k in indexes
-            for timestep, raw in [_leaf(job_id, k, steps)]
+            for timestep, raw in [self._leaf(job_id, k, steps)]
         )
 
     async def _take_steps(self, steps: int, on_step: Callable[[Step], None]) -> None:
@@ -148,6 +158,7 @@ class NoopWorker:
             on_step(Step(step, steps, int(self.step_s * 1000) * (steps - step)))
 
 
-def _leaf(job_id: bytes, index: int, steps: int) -> tuple[int, bytes]:
+def noop_leaf(job_id: bytes, index: int, steps: int) -> tuple[int, bytes]:
+    """The timestep and the latents of one leaf."""
     timestep = steps - index - 1 if index < steps else FINISHED
     return timestep, job_id[:4] + index.to_bytes(4, "little")

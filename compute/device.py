@@ -17,7 +17,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from compute.batching import crowded, fitting, gain_at, limit_of
@@ -30,9 +29,10 @@ from compute.librarian import Brought
 from compute.openjob import OpenJob
 from compute.pipeline import Finished, Pipeline, Run, Watched
 from compute.pipelines.safety_check import SafetyCheck
-from compute.pipelines.text_to_image import decode_png
+from compute.pipelines.verify_step import VerifyStep
 from compute.previewing import wanted
-from compute.spec import DENOISED, JobShape, JobSpec, Verification
+from compute.replaying import replay_picture, replay_start, replay_step
+from compute.spec import DENOISED, VERIFY_STEP, JobShape, JobSpec, Verification
 from compute.tracestore import TraceStore
 from compute.work import Replay
 from p2p.errors import Misconfigured, Refused
@@ -48,7 +48,6 @@ BUILT_IN = {
     "segment-anything": "compute.pipelines.segment_anything:SegmentAnything",
     "transcode": "compute.pipelines.transcode:Transcode",
 }
-_MAX_NANO = 2**62
 
 
 class Device:
@@ -124,7 +123,9 @@ class Device:
         """
         self._jobs += 1
         started = time.monotonic()
-        pipeline = self._serving(spec)
+        self.load(spec.shape.model)
+        checks = spec.shape.pipeline == VERIFY_STEP
+        pipeline = VerifyStep(self._serving, self.dtype) if checks else self._serving(spec)
         wanted(spec)  # a preview that cannot be had is refused before anything is worked
         begun = time.monotonic()
         run = pipeline.open(spec, files)
@@ -175,7 +176,8 @@ class Device:
         finally:
             self.drop(job)
         now = time.monotonic()
-        self._change(self._known[model].measured(job.spec.shape.units, int((job.alone_s + now - started) * 1000)))
+        if job.spec.shape.pipeline != VERIFY_STEP:  # which is counted in the same units, and costs a little more
+            self._change(self._known[model].measured(job.spec.shape.units, int((job.alone_s + now - started) * 1000)))
         return Finished(artifacts, root, self.dtype, job.load_ms, _ms_since(job.begun_at), safety)
 
     def drop(self, job: OpenJob) -> None:
@@ -197,29 +199,27 @@ class Device:
 
     def _gains(self, shape: JobShape) -> tuple[int, ...]:
         native = self._entries[shape.model].native_side
-        return fitting(self.gains(shape.model), shape.width * shape.height, native * native)
+        together = (100,) if shape.pipeline == VERIFY_STEP else self.gains(shape.model)  # checks share no step
+        return fitting(together, shape.width * shape.height, native * native)
 
-    def replay_step(self, spec: JobSpec, index: int, dtype: Dtype, before: bytes, after: bytes) -> Replay:
+    def replay_step(
+        self, spec: JobSpec, index: int, dtype: Dtype, before: bytes, after: bytes, files: Sequence[bytes] = ()
+    ) -> Replay:
         """Re-run one step from committed latents and measure the distance from the latents committed after it."""
-        job = self._serving(spec).open(spec, ())
-        if index >= spec.shape.steps:
-            raise Refused("NO_STEP", "the job has fewer steps", have=spec.shape.steps, need=index + 1)
-        source, claim = job.from_bytes(before, dtype), job.from_bytes(after, dtype)
-        return _distance(job.step(source, index), claim, claim - source)
+        return replay_step(self._run_of(spec, files), spec.shape.steps, index, dtype, before, after)
 
     def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes, files: Sequence[bytes] = ()) -> Replay:
-        """Compare committed noise with what the seed gives, over the picture in ``files`` where one is drawn over."""
-        job = self._serving(spec).open(spec, files)
-        claim = job.from_bytes(noise, dtype)
-        return _distance(job.start(), claim, claim)
+        """Compare committed noise with what the seed gives."""
+        return replay_start(self._run_of(spec, files), dtype, noise)
 
-    def replay_picture(self, spec: JobSpec, dtype: Dtype, latents: bytes, picture: bytes) -> Replay:
+    def replay_picture(
+        self, spec: JobSpec, dtype: Dtype, latents: bytes, picture: bytes, files: Sequence[bytes] = ()
+    ) -> Replay:
         """Compare a delivered picture with what the committed last latents decode to, in fractions of full white."""
-        job: Run = self._serving(spec).open(spec, ())
-        claimed = decode_png(picture, spec.shape.width, spec.shape.height)
-        ours = torch.from_numpy(job.pixels(job.from_bytes(latents, dtype)).astype(np.float32) / 255)
-        claim = torch.from_numpy(claimed.astype(np.float32) / 255)
-        return _distance(ours, claim, torch.ones_like(claim))
+        return replay_picture(self._run_of(spec, files), spec, dtype, latents, picture)
+
+    def _run_of(self, spec: JobSpec, files: Sequence[bytes]) -> Run:
+        return self._serving(spec).open(spec, files)
 
     def calibrate(self, model: bytes | None = None) -> bool:
         """Measure shared steps of a loaded model, of any when none is named; False when all that was done before.
@@ -301,15 +301,6 @@ def pipeline_class(name: str) -> type[Pipeline]:
     module, _, attribute = BUILT_IN[name].partition(":")
     built_in: type[Pipeline] = getattr(import_module(module), attribute)
     return built_in
-
-
-def _distance(ours: Any, claim: Any, scale: Any) -> Replay:
-    difference = (ours.float() - claim.float()).abs()
-    if not bool(torch.isfinite(difference).all()):
-        return Replay(_MAX_NANO, _MAX_NANO)
-    size = float(scale.float().norm())
-    relative = float(difference.norm()) / size if size else float(difference.norm() > 0)
-    return Replay(min(_MAX_NANO, int(float(difference.max()) * 1e9)), min(_MAX_NANO, int(relative * 1e6)))
 
 
 def _native(entry: ModelEntry) -> JobSpec:

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from compute.pipeline import Pipeline, Run
+from compute.pipeline import Run, Stepping
 from compute.spec import JobSpec
 from compute.tracestore import TraceWriter
 
@@ -23,7 +23,7 @@ class OpenJob:
 
     job_id: bytes
     spec: JobSpec
-    pipeline: Pipeline
+    pipeline: Stepping
     run: Run
     trace: TraceWriter
     latents: Any

@@ -99,7 +99,15 @@ class Glimpsed(Protocol):
         ...
 
 
-class Pipeline(Protocol):
+class Stepping(Protocol):
+    """What makes steps of open jobs."""
+
+    def step_together(self, turns: Sequence[Turn[Any]]) -> list[Any]:
+        """The latents after one step of each job, all of one group, in their order. They may be at different steps."""
+        ...
+
+
+class Pipeline(Stepping, Protocol):
     """One loaded model. Holds no state of any job."""
 
     @classmethod
@@ -116,8 +124,4 @@ class Pipeline(Protocol):
 
         Not asked of what denoises: there the device knows what to try.
         """
-        ...
-
-    def step_together(self, turns: Sequence[Turn[Any]]) -> list[Any]:
-        """The latents after one step of each job, all of one group, in their order. They may be at different steps."""
         ...

@@ -22,6 +22,7 @@ AUDIO_TO_TEXT = "audio-to-text"
 IMAGE_TO_TEXT = "image-to-text"
 SEGMENT_ANYTHING = "segment-anything"
 TRANSCODE = "transcode"
+VERIFY_STEP = "verify-step"  # runs a part of another job again: compute/evidence.py
 DENOISED = frozenset({TEXT_TO_IMAGE, IMAGE_TO_IMAGE})  # step by step, on latents of a fixed grid
 
 MAX_PROMPT = 4096  # bytes of UTF-8

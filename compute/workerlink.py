@@ -18,10 +18,11 @@ from compute.batching import MAX_OPEN, crowded, fitting, worthwhile
 from compute.capability import Capability
 from compute.catalog import served_cold
 from compute.digestcache import DigestCache
+from compute.evidence import with_checks
 from compute.opendevice import in_thread
 from compute.served import Served, read_folders
 from compute.shelf import NO_ROOM, Place
-from compute.spec import Artifact, JobShape, JobSpec
+from compute.spec import VERIFY_STEP, Artifact, JobShape, JobSpec
 from compute.trace import TraceLeaf
 from compute.work import JobResult, Replay, Step, WorkerLost
 from compute.workerchild import WorkerConfig
@@ -97,9 +98,8 @@ class Worker:
     def capability(self) -> Capability:
         """What runs here now; a model that still loads says ``warm=False``, one that cannot be loaded is not named."""
         lost = {one.model for one in self._shelved.values() if one.place in (Place.BROKEN, NO_ROOM)}
-        if not lost:
-            return self._capability
-        return replace(self._capability, models=tuple(e for e in self._capability.models if e.model not in lost))
+        here = tuple(entry for entry in self._capability.models if entry.model not in lost)
+        return with_checks(replace(self._capability, models=here))
 
     def shelved(self) -> tuple[m.ModelShelved, ...]:
         """Where each model is, as the worker said last; nothing while it starts."""
@@ -154,7 +154,7 @@ class Worker:
 
     def crowded_ms(self, shape: JobShape, jobs: int) -> int:
         """How long ``shape`` takes when so many jobs run at the same time. See ``Machine.crowded_ms``."""
-        return crowded(self._capability.predict_ms(shape), jobs, self._gains_for(shape))
+        return crowded(with_checks(self._capability).predict_ms(shape), jobs, self._gains_for(shape))
 
     def places(self, shape: JobShape, beside: Sequence[JobShape]) -> int:
         """Jobs of one kind share the device as long as that pays; another kind is alone. See ``Machine.places``."""
@@ -163,9 +163,10 @@ class Worker:
         return max(0, min(self.slots, worthwhile(self._gains_for(shape))) - len(beside))
 
     def _gains_for(self, shape: JobShape) -> tuple[int, ...]:
-        entry = self._capability.find(shape.pipeline, shape.model)
+        entry = with_checks(self._capability).find(shape.pipeline, shape.model)
         native = entry.native_side if entry is not None else 1
-        return fitting(self.gains(shape.model), shape.width * shape.height, native * native)
+        together = (100,) if shape.pipeline == VERIFY_STEP else self.gains(shape.model)
+        return fitting(together, shape.width * shape.height, native * native)
 
     async def generate(
         self,
@@ -351,6 +352,6 @@ def _is_seen(head: m.ArtifactHead) -> bool:
     return head.media_type.startswith(("image/", "video/"))
 
 
-def _kind(shape: JobShape) -> tuple[bytes, int, int, bool]:
+def _kind(shape: JobShape) -> tuple[bool, bytes, int, int, bool]:
     """Jobs that are alike in this share all their steps, and slow each other as was measured."""
-    return shape.model, shape.width, shape.height, shape.guided
+    return shape.pipeline == VERIFY_STEP, shape.model, shape.width, shape.height, shape.guided

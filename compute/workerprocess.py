@@ -24,6 +24,7 @@ from compute import messages as m
 from compute.batching import MAX_OPEN
 from compute.capability import Capability, Dtype, ModelCapability
 from compute.catalog import ModelEntry, all_served, served_cold
+from compute.evidence import with_checks
 from compute.inbasket import Inbasket
 from compute.jobboard import BoardJob, JobBoard, State
 from compute.link import Link, LinkBroken
@@ -72,7 +73,9 @@ class WorkerProcess:
         dtype = Dtype.FP32 if settings.dtype == "auto" else Dtype(settings.dtype)
         self._capability = Capability(served_cold(self._entries, dtype), MAX_OPEN)
         told = Told(self._moved, self._note_step, self._note_preview, self._finish, self._failed)
-        self._models = ModelDesk(self._board, self._progress, self._say, lambda: self._capability, self._wake)
+        self._models = ModelDesk(
+            self._board, self._progress, self._say, lambda: with_checks(self._capability), self._wake
+        )
         self._loop = StepLoop(self._board, self._models, told)
         self._token = trio.lowlevel.current_trio_token()
         self.exit_code = 0

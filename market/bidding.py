@@ -33,6 +33,8 @@ from market.progress import Display, JsonDisplay, PlainDisplay, RichDisplay
 from market.receipt import safety_in
 from market.refusal import Code, Refusal
 from market.saving import check_target, has_playlists, places, write_all
+from market.verifying import JOB_SUFFIX, write_private
+from p2p.codec import encode
 from p2p.errors import PeerFault, Refused, Unavailable
 from p2p.peer import PeerId, peer_text
 
@@ -247,6 +249,7 @@ class _Bidding:
         receipt = self._instance.path / "receipts" / f"{done.job_id.hex()}.receipt"
         receipt.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         receipt.write_bytes(done.receipt)
+        write_private(receipt.with_suffix(JOB_SUFFIX), encode(ending.bid.spec))  # for a check of the work
         try:
             saved, *beside = save(target, ending, names)
         except OSError as exc:  # it is paid for: keep it where we can write

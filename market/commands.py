@@ -18,14 +18,12 @@ import market.model_commands
 from ledger.money import parse_wei
 from market.bid import Prefer
 from market.config import load_config
-from market.console import FAILED, Exit, configure_logs, nobody, show_table
+from market.console import Exit, configure_logs, nobody, read_file, show_table
 from p2p.errors import Misconfigured
 
 app = typer.Typer()
 app.add_typer(market.model_commands.models, name="models")
 MAX_PROMPT_FILE = 64 * 1024
-MAX_RECEIPT_FILE = 64 * 1024
-MAX_FILE = 2**31
 
 
 @app.command()
@@ -96,26 +94,35 @@ def bid(
 @app.command()
 def verify(
     receipt: Annotated[Path, typer.Argument(help="The Receipt that came with the result.")],
-    file: Annotated[Path, typer.Argument(help="The result.")],
+    files: Annotated[list[Path], typer.Argument(help="The result; all files of it, in their order.")],
+    steps: Annotated[
+        int, typer.Option(help="Have so many drawn steps run again; of a job without steps the whole.", min=0, max=8)
+    ] = 0,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Have the whole job run again, also where its trace is gone.")
+    ] = False,
+    own: Annotated[bool, typer.Option("--own", help="Run them again on this machine, instead of buying that.")] = False,
+    job: Annotated[Path | None, typer.Option(help="What was asked; else it is looked for beside the Receipt.")] = None,
+    inputs: Annotated[list[Path] | None, typer.Option("--input", help="A file that the job worked on.")] = None,
+    limit: Annotated[str | None, typer.Option(help="The most that one verdict may cost.")] = None,
+    deadline: Annotated[float, typer.Option(help="Seconds that one may take.", min=1, max=86_400)] = 120.0,
+    bootstrap: Annotated[list[str] | None, typer.Option(help="Multiaddr of a bootstrap, with /p2p/PEER.")] = None,
+    network: Annotated[str | None, typer.Option(help="Name of the network.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Directory of this client.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False,
 ) -> None:
-    """Check a Receipt against its file: both signatures and every digest, alone, without a network."""
-    from market.receipt import NotVerified, as_dict, verify_receipt
+    """Check a Receipt against its files: signatures and digests, alone; with --steps also the work itself."""
+    from market.verifying import Proof, Wanted, verify_alone, verify_work
 
-    checked = verify_receipt(_read(receipt, MAX_RECEIPT_FILE), [_read(file, MAX_FILE)])
-    problems = checked.problems if isinstance(checked, NotVerified) else ()
-    shown = as_dict(checked.receipt) if checked.receipt is not None else None
-    if as_json:
-        found = [{"problem": one.problem.value, "text": one.text} for one in problems]
-        print(json.dumps({"verified": not problems, "problems": found, "receipt": shown}))
+    proof = Proof(receipt, tuple(files), job, tuple(inputs or ()))
+    if not steps and not whole:
+        code = verify_alone(proof, as_json=as_json)
     else:
-        for key, value in (shown or {}).items():
-            print(f"{key:18} {json.dumps(value) if isinstance(value, list | dict) else value}")
-        for one in problems:
-            print(f"WRONG  {one.problem.value}: {one.text}")
-        print("not verified" if problems else "verified: signed by both, and the file is the one that was delivered")
-    if problems:
-        raise Exit(FAILED)
+        config = load_config(data_dir=data_dir, bootstrap=tuple(bootstrap or ()), network=network)
+        wanted = Wanted(steps, whole, own, parse_wei(limit) if limit else 0, round(deadline * 1000))
+        code = verify_work(config, proof, wanted, as_json=as_json)
+    if code:
+        raise Exit(code)
 
 
 @app.command()
@@ -171,17 +178,6 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
     if file is None:
         return prompt or ""
     try:
-        return _read(file, MAX_PROMPT_FILE).decode().strip()
+        return read_file(file, MAX_PROMPT_FILE).decode().strip()
     except UnicodeDecodeError as exc:
         raise Misconfigured(f"prompt-file: {file} is no text in UTF-8") from exc
-
-
-def _read(path: Path, most: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as exc:
-        raise Misconfigured(f"cannot read {path}: {exc.strerror}") from exc
-    if len(data) > most:
-        raise Misconfigured(f"{path} is larger than {most} bytes")
-    return data

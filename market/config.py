@@ -216,6 +216,19 @@ class SafetyConfig(BaseModel):
         return Checking(self.checker, self.unsafe, self.let_pass * WHOLE // 100) if self.checker else None
 
 
+class ChecksConfig(BaseModel):
+    """Which of its own results a gateway has checked: the table ``[checks]``, or ``PASAR_CHECKS__EVERY`` and its like.
+
+    ``every``: one of so many, drawn by chance, 0 for none; ``steps`` of each are run again, or the whole of a job
+    without steps. A check is paid by the gateway, at most twice what the checked job cost for each verdict.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    every: int = Field(default=0, ge=0, le=10**6)
+    steps: int = Field(default=2, ge=1, le=8)
+
+
 class Config(BaseSettings):
     """Everything one node is told. Frozen; at most 20 fields that are no tables."""
 
@@ -248,6 +261,7 @@ class Config(BaseSettings):
     models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listing)] = ()
     shelf: ShelfConfig = ShelfConfig()
     safety: SafetyConfig = SafetyConfig()
+    checks: ChecksConfig = ChecksConfig()
     passphrase_file: Path | None = None
     log_json: bool = False
     strict_private: bool = False  # limits for one address hold for loopback and private ranges too

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import structlog
 import typer
@@ -73,6 +74,18 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None = None) -> int:
             raise
         return _known(known[0]) if known else 130
     return code if isinstance(code, int) else DONE  # without standalone mode an Exit comes back as its code
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """What is in a file that was named on the command line. Raises Misconfigured."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as exc:
+        raise Misconfigured(f"cannot read {path}: {exc.strerror}") from exc
+    if len(data) > most:
+        raise Misconfigured(f"{path} is larger than {most} bytes")
+    return data
 
 
 def nobody() -> Exit:

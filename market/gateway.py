@@ -8,6 +8,7 @@ the job up, and what was under way when the process died goes on from the journa
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from compute.trace import TraceLeaf
 from ledger.customers import CustomerBooks
 from ledger.journal import Writes
 from ledger.money import MAX_WEI, Settlement, price_for
@@ -31,6 +33,7 @@ from market.controls import ControlLines
 from market.conversation import now_ms
 from market.counter import Counter
 from market.hello import Greeter
+from market.inspecting import NO_INSPECTION, Inspection, Inspector
 from market.jobrun import JobRun
 from market.jobstore import JobStore
 from market.keeping import Keeping, name_of
@@ -44,6 +47,8 @@ from market.reputation import NEWCOMER_JOBS, Reputation
 from market.scoring import Chance
 from market.session import Buying, events
 from market.sessionstore import Kept, SessionStore
+from market.tracedesk import TraceDesk, ask_leaves, from_seller
+from market.tracewire import TraceAsk, opened_ask
 from p2p.codec import encode
 from p2p.envelope import Signer
 from p2p.errors import MalformedMessage, Unavailable, UnknownMessage
@@ -89,6 +94,7 @@ class Means:
     reached: Callable[[str], None] = lambda point: None
     policy: Policy = EVERYTHING
     binds: Callable[[str], bool] = lambda ip: False  # whether rules for one address hold for this one
+    inspection: Inspection = NO_INSPECTION
 
 
 class Gateway:
@@ -101,6 +107,7 @@ class Gateway:
         self._sessions = SessionStore(m.journal, "buying", m.wall_time)
         self._streams = ReadyStreams(m.network, m.greeter, m.reach)
         self._basket = self._make_basket()
+        self.inspector = self._make_inspector()
         self._counter = Counter(
             feed=m.feed,
             auctioneer=Auctioneer(m.lines, self.reputation, m.chance, self._streams.prepare),
@@ -117,6 +124,7 @@ class Gateway:
             rtts=self._rtts,
             loads=self.loads.loads,
             start=self._start,
+            delivered=self.inspector.delivered,
         )
         self._runs: OrderedDict[bytes, JobRun] = OrderedDict()
         self._going: list[JobRun] = []  # of them, those without an outcome when it was last looked
@@ -126,15 +134,19 @@ class Gateway:
         self._nursery: trio.Nursery | None = None
         self._month_spent, self.draining = 0, False
         self._server = BidServer(m.greeter, m.feed, m.settlement, self.take, self.cancel)
+        ours, opens = (lambda receipt: receipt.gateway == m.signer.peer), from_seller(m.network, m.greeter, m.reach)
+        self._trace_desk = TraceDesk(m.network, m.greeter, ours, opens)
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Started means: old jobs go on and bids are taken."""
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self._streams.run)
+            await self._nursery.start(self.inspector.run)
             self._shelved = {kept for kept, _ in await self._m.results.names()}
             await self._restore()
             await self._drop_inputs()
             self._m.network.serve(BID, self._server.accept)
+            self._trace_desk.serve()
             self._nursery.start_soon(self._sweep)
             await self._nursery.start(self.loads.run)
             task_status.started()
@@ -217,6 +229,17 @@ class Gateway:
             reached=m.reached,
             measured=m.feed.book.measured,
             report=m.network.report,
+        )
+
+    def _make_inspector(self) -> Inspector:
+        m = self._m
+
+        async def opened(ask: TraceAsk) -> tuple[TraceLeaf, ...]:
+            seller = PeerId(opened_ask(ask).orchestrator)
+            return await ask_leaves(m.network, m.greeter, m.reach, seller, ask)
+
+        return Inspector(
+            m.inspection, m.signer.peer, lambda: self._counter, self.reputation, m.books, opened, secrets.token_bytes
         )
 
     # -- runs and purchases ------------------------------------------------------------------------------------------
@@ -356,5 +379,5 @@ class Gateway:
         except (MalformedMessage, UnknownMessage) as exc:
             log.error("a kept session cannot be read", job=kept.job_id.hex()[:16], reason=str(exc))
             return None
-        tell = run.tell if run is not None else lambda news: None
+        tell = run.bulletin.tell if run is not None else lambda news: None
         return Purchase(self._basket, kept.peer, session, tell, counted=kept.counted)

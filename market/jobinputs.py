@@ -6,6 +6,7 @@ whole and on disk survives a restart; what was half here is asked for again. Kno
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import trio
@@ -82,6 +83,21 @@ class JobInputs:
             await self._keeping.put(self._name, self._spec, files)
             self._parcels = Parcels()  # and the bytes it holds
             self.whole.set()
+
+    async def give(self, files: Sequence[bytes]) -> None:
+        """Have them all at once, from this node itself. Raises Unavailable when the disk does not take them."""
+        await self._keeping.put(self._name, self._spec, files)
+        self._missing.clear()
+        self.whole.set()
+
+    async def on_disk(self) -> list[bytes]:
+        """All of them, as they lie here. Raises Unavailable when they do not."""
+        if not self.refs:
+            return []
+        found = await self._keeping.get(self._name, JobSpec)
+        if found is None:
+            raise Unavailable("the inputs of this job are not here any more")
+        return found[1]
 
     def offer_to(self, parcels: Parcels) -> None:
         """Have ``parcels`` send them, read from disk piece by piece."""

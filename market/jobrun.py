@@ -23,7 +23,7 @@ from market import jobwire as wire
 from market.auction import Auction, AwardTo, Buyer
 from market.basket import BROKEN, Bought
 from market.bid import Bid
-from market.bidwire import BidCancelled, JobDone, JobNews, JobPreview, News
+from market.bidwire import BidCancelled, JobDone, JobNews, News
 from market.bulletin import Bulletin
 from market.conversation import now_ms
 from market.counter import Counter
@@ -181,7 +181,7 @@ class JobRun:
                 return await self._nobody()
             await self._rest()
             return None
-        self.tell(JobNews(self.job_id, News.AUCTION, wei=self.job.limit))
+        self.bulletin.tell(JobNews(self.job_id, News.AUCTION, wei=self.job.limit))
         with trio.CancelScope() as scope:
             won = await self._auction(matched, scope)
         if scope.cancelled_caught:
@@ -202,7 +202,7 @@ class JobRun:
 
         def quoted(seller: PeerId, price: int) -> None:
             quotes.append((seller, price))
-            self.tell(JobNews(self.job_id, News.QUOTED, seller, wei=price))
+            self.bulletin.tell(JobNews(self.job_id, News.QUOTED, seller, wei=price))
 
         async def stop_when_cancelled() -> None:
             await self._cancelled.wait()
@@ -230,7 +230,9 @@ class JobRun:
             return False
         await self._keep()  # handed in before the session's own record, without which no award leaves
         award = self._c.award(self.job, self.bid, award_to, self._deadline)
-        purchase = Purchase(self._c.basket, award_to.seller, Buying.of(award), self.tell, asked_at=award_to.asked_at)
+        purchase = Purchase(
+            self._c.basket, award_to.seller, Buying.of(award), self.bulletin.tell, asked_at=award_to.asked_at
+        )
         self.inputs.offer_to(purchase.parcels)
         self._purchases.append(purchase)
         await self._c.start(purchase)
@@ -271,7 +273,7 @@ class JobRun:
             return await self._given_back(failed(self.job, Code.FAILED.value, last.hint))
         if last is not None and self._is_declined():
             return await self._given_back(failed(self.job, last.code, last.hint))
-        self.tell(JobNews(self.job_id, News.RETRIED, purchase.seller))
+        self.bulletin.tell(JobNews(self.job_id, News.RETRIED, purchase.seller))
         self.log.info("attempt ended without a result", code=last.code if last else "")
         return None
 
@@ -328,6 +330,7 @@ class JobRun:
             return await self._given_back(failed(self.job, Code.FAILED.value, str(exc)))
         await self._c.customers.charge(self.job_id, self.job.charge)
         self.job = self.job.settle()
+        await self._c.delivered(self.bid.spec, bought, self.inputs)
         return result
 
     async def _cancelled_at(self, cost: int) -> Outcome:
@@ -395,6 +398,3 @@ class JobRun:
         known, now = self._c.basket.reputation, now_ms()
         until = (known.of(one.seller, now).banned_until for one in self.job.attempts)
         return Rule.BANNED in matched.excluded and any(now < at < self._deadline for at in until)
-
-    def tell(self, news: JobNews | JobPreview) -> None:
-        self.bulletin.tell(news)

@@ -20,6 +20,7 @@ from compute.modelref import MAX_REF, HubModel
 from compute.modelstore import ModelStore
 from compute.pins import read_pins, write_pin
 from compute.served import read_folders
+from compute.spec import VERIFY_STEP
 from market.config import Config
 from market.instance import MAX_INSTANCES, is_held
 from market.localdoor import Answers, knock
@@ -133,6 +134,8 @@ def here(machine: Shelving) -> ModelsHere:
     shelved = {one.model: one for one in machine.shelved()}
     found = []
     for entry in machine.capability().models:
+        if entry.pipeline == VERIFY_STEP:  # which every model serves beside its own
+            continue
         on = shelved.get(entry.model)
         place = on.place if on else "warm" if entry.warm else "cold"
         pinned, cost = (on.pinned, on.cost) if on else (False, 0)

@@ -38,6 +38,7 @@ from market.sale import Sale
 from market.session import Selling, events
 from market.sessionstore import Counted, Kept, SessionStore
 from market.shop import Shop
+from market.tracedesk import TraceDesk, from_machine
 from p2p.envelope import Signer
 from p2p.errors import MalformedMessage, PeerFault, Refused, Unavailable, UnknownMessage
 from p2p.peer import Address, PeerId, address_of, peer_text
@@ -132,6 +133,7 @@ class Orchestrator:
                 await self._restore(kept)
             self._s.network.serve(JOB, self._accept)
             self.desk.serve()
+            self._serve_traces()
             await self._nursery.start(self.load_desk.run)
             await self._nursery.start(self.offering.run)
             task_status.started()
@@ -143,6 +145,12 @@ class Orchestrator:
         # Looked at, not waited for: a sale tells nobody of its states, and this ends the node.
         while any(sale.is_busy for sale in self._sales.values()):  # noqa: ASYNC110
             await trio.sleep(DRAIN_LOOK_S)
+
+    def _serve_traces(self) -> None:
+        s = self._s
+        ours = s.signer.peer
+        opens = from_machine(s.machine)
+        TraceDesk(s.network, s.greeter, lambda receipt: receipt.orchestrator == ours, opens).serve()
 
     # -- what the desk asks ------------------------------------------------------------------------------------------
 

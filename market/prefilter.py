@@ -45,6 +45,7 @@ class Terms:
     price_of_time: int | None = None
     small_job: int = SMALL_JOB
     newcomer_room: int = MAX_WEI
+    without: frozenset[PeerId] = frozenset()
 
     @property
     def time_wei(self) -> int:
@@ -95,6 +96,8 @@ def prefilter(book: OrderBook, terms: Terms, views: Mapping[PeerId, View], now: 
     Without a limit every price passes, and ``cheapest`` tells what to make of that.
     """
     book.expire(now)
+    if terms.without:  # counted one by one, whether we met them or not
+        views = dict.fromkeys(terms.without, UNKNOWN) | dict(views)
     return _Sieve(book, terms, views).run()
 
 
@@ -250,6 +253,9 @@ class _Sieve:
         counted = Rule.PRICE if offer.price > self.dearest else None
         claimed = finish_ms(self.units, profile.speed, profile.load_ms, 0)
         self._count(counted or self._unmet_rule(offer.price, claimed), -1)
+        if offer.seller in self.terms.without:
+            self._count(Rule.WITHOUT, 1)
+            return
         if view.delivered_ppm > PRIOR_PPM and not view.banned:  # busy now or not: what it asks is what such a job costs
             self.proven.append(offer.price_of(self.shape))
         finish = predicted_ms(self.shape, entry, view, profile.load_ms)

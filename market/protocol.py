@@ -16,6 +16,7 @@ LOAD = "/pasar/load/1"  # queue and warm models, on change
 BOOK = "/pasar/book/2"  # a neighbour's book: pages, and sums to find what differs
 BOOK_1 = "/pasar/book/1"  # its forerunner: pages alone
 PROOF = "/pasar/proof/1"  # two offers under one serial, shown to a neighbour
+TRACE = "/pasar/trace/1"  # leaves of a committed trace, for a check
 PING = "/pasar/ping/1"  # is the other end there; any two connected peers
 DIALBACK = "/pasar/dialback/1"  # can I be dialled; any two connected peers
 
@@ -32,6 +33,7 @@ STREAMS: dict[str, int] = {
     BOOK: CONTROL_FRAME,
     BOOK_1: CONTROL_FRAME,
     PROOF: CONTROL_FRAME,
+    TRACE: JOB_FRAME,
     PING: PING_FRAME,
     DIALBACK: DIALBACK_FRAME,
 }
@@ -56,6 +58,7 @@ MESSAGES: dict[str, tuple[str, ...]] = {
     BOOK: ("hello", "book-ask", "book-page", "book-sums-ask", "book-sums", "book-want"),  # market/bookwire.py
     BOOK_1: ("hello", "book-ask", "book-page"),
     PROOF: ("hello", "equivocation"),  # market/equivocation.py
+    TRACE: ("hello", "trace-ask", "trace-leaf", "trace-part", "trace-refusal"),  # market/tracewire.py
     PING: ("ping", "pong"),  # p2p/heartbeat.py; no hello: these two know no market
     DIALBACK: ("dial-me", "dialled"),  # p2p/dialback.py
 }
@@ -66,6 +69,7 @@ JOB_SIGNED = ("quote", "commitment", "seal-key", "receipt")
 SIGNED = (*JOB_SIGNED, "offer", "statement", "countersigned-receipt")
 JOB_MONEY = ("payment", "payment-verdict", "ticket-params")  # ledger/ticket.py, as bytes in messages of the job stream
 DIGESTED = ("job-spec",)  # compute/spec.py: its digest is what a Receipt names
+INPUTS = ("evidence",)  # compute/evidence.py: a file that a job of verify-step works on
 
 # Plain transfers of one file on a stream of their own; no protocol of this version has one.
 TRANSFERS = ("blob-head", "blob-have")  # p2p/transfer.py

@@ -24,6 +24,7 @@ class Rule(StrEnum):
     PARAMETERS = "parameters"
     QUALITY = "quality"
     VERIFICATION = "verification"
+    WITHOUT = "without"
     BANNED = "banned"
     PRICE = "price"
     FINISH = "finish"
@@ -95,6 +96,7 @@ _ADVICE = {
     Rule.PARAMETERS: "ask for fewer pixels or fewer steps",
     Rule.QUALITY: "ask for quality fast",
     Rule.VERIFICATION: "ask for a weaker verification",
+    Rule.WITHOUT: "the sellers that could are those that the bid excludes: nobody checks its own work",
     Rule.BANNED: "the sellers that could are banned for faults: try again later",
     Rule.FINISH: "allow more time",
     Rule.EXPOSURE: "ask for a smaller job: these sellers are too new for one this large",

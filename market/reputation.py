@@ -123,6 +123,16 @@ class Reputation:
         ban = MAX_BAN_MS if proof else min(MAX_BAN_MS, doubled)
         record.banned_until = max(record.banned_until, now + ban)
 
+    def caught(self, seller: PeerId, now: int) -> None:
+        """It did not do the work that it was paid for, and that was proved: nothing that it delivered counts any more.
+
+        One draw finds a false step among many that are true, so what it costs must be more than what the others saved:
+        it is banned as with proof, and what comes after that begins as a newcomer, below the prior.
+        """
+        self.fault(seller, now, proof=True)
+        record = self._touch(seller, now)
+        record.delivered, record.measured = 0, 0
+
     def refused(self, seller: PeerId, now: int) -> None:
         """It had no place; no fault. It is not asked again for two seconds, or until a newer Load."""
         record = self._touch(seller, now)

@@ -24,6 +24,7 @@ from compute.spec import (
     TEXT_TO_IMAGE,
     TRANSCODE,
     UPSCALE,
+    VERIFY_STEP,
 )
 from ledger.auditor import Auditor
 from ledger.chain import Chain
@@ -54,7 +55,7 @@ log = structlog.get_logger("node")
 
 PIPELINES = (
     *(TEXT_TO_IMAGE, IMAGE_TO_IMAGE, IMAGE_TO_VIDEO, UPSCALE),
-    *(AUDIO_TO_TEXT, IMAGE_TO_TEXT, SEGMENT_ANYTHING, TRANSCODE),
+    *(AUDIO_TO_TEXT, IMAGE_TO_TEXT, SEGMENT_ANYTHING, TRANSCODE, VERIFY_STEP),
 )
 GAS_MONEY = ETH // 100
 BOOK_S = 5.0  # that a neighbour's book may take before we are ready without it

@@ -33,6 +33,7 @@ from market.config import Config, Role, passphrase_of
 from market.controls import ControlLines
 from market.conversation import now_ms
 from market.gateway import Gateway, Means
+from market.inspecting import Inspection
 from market.instance import Instance, claim
 from market.keeping import Keeping
 from market.lifeline import Lifeline
@@ -209,6 +210,7 @@ async def run_gateway(life: Life) -> None:
         wall_time=time.time,
         policy=config.safety.policy,
         binds=base.overlay.host.binds,
+        inspection=Inspection(config.checks.every, config.checks.steps),
     )
     gateway = Gateway(means)
     base.proofs.tell(lambda seller: gateway.reputation.fault(seller, now_ms(), proof=True))

@@ -16,35 +16,37 @@ BELOW: dict[str, set[str]] = {
 PURE = {
     "p2p": "admission blobs codec doorkeeper envelope errors framing lookup peer providers pulse redial scores "
     "standing transport",
-    "compute": "batching capability catalog digest filekinds filmheader flaws inbasket jobboard joinwire likeness "
-    "messages modelref phases picture pictureheader placement profiles pullplan renditions safety "
-    "samplers shelf spec strictjson subtitles trace verdict wavefile weightsheader yardstick",
+    "compute": "batching capability catalog digest evidence filekinds filmheader flaws inbasket jobboard joinwire "
+    "likeness messages modelref patience phases picture pictureheader placement profiles pullplan renditions "
+    "safety samplers shelf spec strictjson subtitles tolerance trace verdict wavefile weightsheader "
+    "yardstick",
     "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "
     "transactions",
-    "market": "auction bid bidwire book bookwire declining demo_tally equivocation following job jobwire loads "
-    "neighbours offer opening pace policy prefilter prices protocol quote receipt reconcile reel refusal "
-    "reputation restarting scoring sealing session",
+    "market": "auction bid bidwire book bookwire checks checkwords declining demo_tally equivocation following job "
+    "jobwire loads neighbours offer opening pace policy prefilter prices protocol quote receipt reconcile "
+    "reel refusal reputation restarting scoring sealing session tracewire",
 }
 SHELL = {  # whatever touches the world, or another shell
     "p2p": "addressbook addresses bootstrap connections dialback discovery gossip hardening heartbeat host identity "
     "inbox kadstore keeper knock limits loglimit mdns memory netstream pipe presence quicklock stream "
     "transfer",
-    "compute": "calibration checkerfolder costbook costing device digestcache doorway encodermodel filmcutting "
-    "filmprobe fleet footprint handshake hardware healthwatch imagefile joinkey librarian link modeldesk "
-    "modelfolder modelstore nets offline opendevice openjob otherprocess outpost pins pipeline pipelines "
-    "plainmodels previewing pulling remotelife schedule served soundfile steploop strictfolder "
-    "tracestore training transferring watching work worker workerchild workerlife workerlink "
-    "workerprocess",
+    "compute": "calibration checkerfolder closeness costbook costing device digestcache doorway encodermodel "
+    "filmcutting filmprobe fleet footprint handshake hardware healthwatch imagefile joinkey librarian "
+    "link modeldesk modelfolder modelstore nets offline opendevice openjob otherprocess outpost pins "
+    "pipeline pipelines plainmodels previewing pulling remotelife replaying schedule served soundfile "
+    "steploop strictfolder tracestore training transferring watching work worker workerchild workerlife "
+    "workerlink workerprocess",
     "ledger": "auditor chain chain_views checkpoint commands contract customers database devchain evm holdings "
     "http_rpc journal jsonrpc receiving recipient_rows redeemer rows rpc rpc_transport sender_rows "
     "sending transaction_rows transactor txstore wallet",
     "market": "aftermath album asking askingfilm auctioneer basket bidding bidserver bookfeed bookserver bulletin "
-    "client commands config console controls conversation counter demo demo_client demo_show demo_stage "
-    "devices finishing forked gateway handover hello http instance jobinputs jobrun jobstore keeping "
-    "lifeline lightclient live live_commands livesource loaddesk loadfeed localdoor localmodels looking "
-    "model_commands modelbench modeldoor offering orchestrator outcome overlay parcels placing pricing "
-    "progress proofkeeper purchase quotedesk readystreams rolekit roles sale saving servicenotice "
-    "sessionstore shop supervisor wallet_commands walletdoor whereabouts worker_commands",
+    "checking client commands config console controls conversation counter demo demo_client demo_show "
+    "demo_stage devices examining finishing forked gateway handover hello http inspecting instance "
+    "jobinputs jobrun jobstore keeping lifeline lightclient live live_commands livesource loaddesk "
+    "loadfeed localdoor localmodels looking model_commands modelbench modeldoor offering orchestrator "
+    "outcome overlay parcels placing pricing progress proofkeeper purchase quotedesk readystreams rolekit "
+    "roles sale saving servicenotice sessionstore shop supervisor tracedesk verifying wallet_commands "
+    "walletdoor whereabouts worker_commands",
 }
 OUTSIDE = set(
     """trio libp2p torch diffusers transformers web3 eth_tester eth_account sqlite3 socket subprocess

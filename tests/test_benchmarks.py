@@ -36,6 +36,7 @@ def test_without_a_name_they_are_listed(capsys: pytest.CaptureFixture[str]) -> N
         "overhead",
         "prefilter",
         "quality",
+        "tolerance",
         "transcode",
         "transfer",
         "warm",

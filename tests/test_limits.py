@@ -324,6 +324,36 @@ DEFENCE = (
         "test_jobinputs:test_a_spec_names_no_more_input_than_a_node_holds",
     ),
     Limit(
+        "steps that one check runs again",
+        8,
+        "compute.evidence:MAX_DRAWN",
+        "test_evidence:test_both_sides_of_every_drawn_step_are_needed_and_both_ends",
+    ),
+    Limit(
+        "bytes of latents in one check",
+        32 * MIB,
+        "compute.evidence:MAX_SHOWN_BYTES",
+        "test_tracedesk:test_a_desk_reads_no_more_bytes_than_a_check_shows",
+    ),
+    Limit(
+        "asks of one peer for leaves at once",
+        8,
+        "market.tracedesk:ASKS_BURST",
+        "test_tracedesk:test_asks_are_bounded_by_peer_and_by_job",
+    ),
+    Limit(
+        "asks about one job for leaves at once",
+        8,
+        "market.tracedesk:JOB_BURST",
+        "test_tracedesk:test_asks_are_bounded_by_peer_and_by_job",
+    ),
+    Limit(
+        "bytes of a verdict",
+        64 * KIB,
+        "compute.verdict:MAX_VERDICT",
+        "test_evidence:test_hostile_numbers_and_sizes_are_malformed",
+    ),
+    Limit(
         "bytes of inputs of all unfinished jobs of a gateway",
         512 * MIB,
         "market.gateway:MAX_INPUT_BYTES",
@@ -564,14 +594,14 @@ DOORWAY = (
     Limit(
         "times its measure that a step may take without a sign of life",
         20,
-        "compute.verdict:STEP_TIMES",
-        "test_verdict:test_a_step_may_take_so_many_times_what_it_takes_by_measure",
+        "compute.patience:STEP_TIMES",
+        "test_patience:test_a_step_may_take_so_many_times_what_it_takes_by_measure",
     ),
     Limit(
         "seconds that any step may take",
         30,
-        "compute.verdict:LEAST_STEP_S",
-        "test_verdict:test_more_is_borne_of_a_longer_step_and_never_less_than_the_least",
+        "compute.patience:LEAST_STEP_S",
+        "test_patience:test_more_is_borne_of_a_longer_step_and_never_less_than_the_least",
     ),
     Limit(
         "raw frames of a clip in shared memory",

@@ -99,6 +99,7 @@ some_terms = st.builds(
     price_of_time=st.none() | st.integers(0, 10**6),
     small_job=st.sampled_from([100_000, SMALL_JOB]),
     newcomer_room=st.integers(0, 10**6),
+    without=st.sets(st.integers(0, 11).map(stranger), max_size=2).map(frozenset) | st.just(frozenset()),
 )
 
 
@@ -111,6 +112,8 @@ def plainly(made: Offer, terms: Terms, view: View) -> Rule | None:
     rule = made.unfit(terms.shape)
     if rule is not None:
         return rule
+    if made.seller in terms.without:
+        return Rule.WITHOUT
     if view.banned:
         return Rule.BANNED
     price = made.price_of(terms.shape)
@@ -122,6 +125,8 @@ def plainly(made: Offer, terms: Terms, view: View) -> Rule | None:
 def beside_price(made: Offer, terms: Terms, view: View) -> Rule | None:
     price, entry = made.price_of(terms.shape), made.entry(terms.shape.model)
     assert entry is not None
+    if made.seller in terms.without:
+        return Rule.WITHOUT
     if view.banned:
         return Rule.BANNED
     finish = predicted_ms(terms.shape, entry, view, profile_of(made, entry).load_ms)

@@ -94,6 +94,20 @@ def test_bans_double_and_proof_bans_for_a_day() -> None:
     assert not known.view(OTHER, MAX_BAN_MS).banned, "a day is the most"
 
 
+def test_who_is_caught_loses_everything_it_had() -> None:
+    known = Reputation()
+    for _ in range(20):
+        known.delivered(SELLER, 0)
+    assert not known.view(SELLER, 0).newcomer
+    known.caught(SELLER, 0)
+    view = known.view(SELLER, 0)
+    assert (view.banned, view.newcomer) == (True, True)
+    assert view.delivered_ppm < 200_000
+    assert known.view(SELLER, MAX_BAN_MS - 1).banned
+    assert not known.view(SELLER, MAX_BAN_MS).banned
+    assert known.view(SELLER, MAX_BAN_MS).newcomer
+
+
 def test_a_refusal_is_remembered_two_seconds_or_until_a_newer_load() -> None:
     known = Reputation()
     known.refused(SELLER, 100)

@@ -16,7 +16,7 @@ from tests.support.wire_values import GOLDEN, everything, example, kept, name_of
 EVERYTHING = everything()
 GOLDEN_NAMES = frozenset(json.loads(GOLDEN.read_text()))
 STREAMED = {kind for kinds in protocol.MESSAGES.values() for kind in kinds} | set(protocol.GOSSIP)
-INSIDE = {*protocol.SIGNED, *protocol.JOB_MONEY, *protocol.DIGESTED, *protocol.TRANSFERS}
+INSIDE = {*protocol.SIGNED, *protocol.JOB_MONEY, *protocol.DIGESTED, *protocol.INPUTS, *protocol.TRANSFERS}
 AT_HOME = {*protocol.WORKER, *protocol.DOOR, *protocol.DISK}
 
 

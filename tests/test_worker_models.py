@@ -45,7 +45,7 @@ async def running(config: WorkerConfig) -> AsyncIterator[Worker]:
 
 
 def spec_for(worker: Worker, name: str, prompt: str = "a red circle") -> JobSpec:
-    (model,) = [entry.model for entry in worker.capability().models if entry.name == name]
+    (model,) = {entry.model for entry in worker.capability().models if entry.name == name}
     return job_spec(model, prompt=prompt)
 
 
@@ -101,7 +101,7 @@ async def test_a_pinned_model_stays_and_what_does_not_fit_beside_it_is_refused(t
         await until(lambda: warm(worker) == {"two"})
         assert [one.pinned for one in worker.shelved() if one.model == two] == [True]
         assert [one.place for one in worker.shelved() if one.model != two] == ["no-room"]
-        assert [entry.name for entry in worker.capability().models] == ["two"]
+        assert {entry.name for entry in worker.capability().models} == {"two"}
         with pytest.raises(Refused, match="NO_MODEL"):
             await worker.generate(A, one, ignore)
         worker.pin(two, False)
@@ -127,7 +127,7 @@ async def test_a_broken_model_fails_its_jobs_and_is_no_longer_said_to_run_here(t
         torn = spec_for(worker, "torn")
         with pytest.raises((WorkerLost, Refused), match=r"BROKEN|NO_MODEL"):
             await worker.generate(A, torn, ignore)
-        await until(lambda: [entry.name for entry in worker.capability().models] == ["whole"])
+        await until(lambda: {entry.name for entry in worker.capability().models} == {"whole"})
         with pytest.raises(Refused, match="NO_MODEL"):
             await worker.generate(B, torn, ignore)
         assert await worker.generate(C, spec_for(worker, "whole"), ignore)

@@ -80,7 +80,7 @@ async def test_a_worker_enlarges_and_describes(tmp_path: Path) -> None:
     with trio.fail_after(180):
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run)
-            upscaler, describer, mover = worker.capability().models
+            upscaler, describer, mover, *_ = worker.capability().models
             steps = list[Step]()
             wide = circle(300)
             large = await worker.generate(job_id("a"), seen(upscaler, wide, 600), steps.append, (wide,))

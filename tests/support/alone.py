@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from compute.pipeline import Finished
@@ -12,9 +12,15 @@ if TYPE_CHECKING:
     from compute.device import Device
 
 
-def run_alone(device: Device, job_id: bytes, spec: JobSpec, on_step: Callable[[int], None] | None = None) -> Finished:
+def run_alone(
+    device: Device,
+    job_id: bytes,
+    spec: JobSpec,
+    on_step: Callable[[int], None] | None = None,
+    files: Sequence[bytes] = (),
+) -> Finished:
     """Begin, all steps, end. What ``on_step`` raises gives the job up."""
-    job = device.begin(job_id, spec)
+    job = device.begin(job_id, spec, files)
     try:
         while not job.finished:
             device.advance([job])

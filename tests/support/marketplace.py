@@ -26,6 +26,7 @@ from market.client import Client, Wish, bid_for, choose_model
 from market.controls import ControlLines
 from market.gateway import Gateway, Means
 from market.hello import Greeter
+from market.inspecting import NO_INSPECTION, Inspection
 from market.keeping import Keeping
 from market.offering import Terms
 from market.orchestrator import Orchestrator, Supplies
@@ -70,6 +71,7 @@ class Marketplace:
     ) -> None:
         self.pipelines = pipelines
         self.net = MemoryNetwork(seed=seed)
+        self.pipelines = pipelines
         self.cover = MemoryCover()
         self._nursery, self._folder = nursery, folder
         self.random = Random(seed)
@@ -88,7 +90,11 @@ class Marketplace:
         return reach
 
     async def gateway(
-        self, number: int, reached: Callable[[str], None] = lambda point: None, policy: Policy = EVERYTHING
+        self,
+        number: int,
+        reached: Callable[[str], None] = lambda point: None,
+        policy: Policy = EVERYTHING,
+        inspection: Inspection = NO_INSPECTION,
     ) -> Place:
         key = Key(number)
         self.cover.covers[key.address] = Cover(ETH, ETH)
@@ -119,6 +125,7 @@ class Marketplace:
                 wall_time=time.time,
                 reached=reached,
                 policy=policy,
+                inspection=inspection,
             )
             gateway = Gateway(means)
             await nursery.start(feed.run)

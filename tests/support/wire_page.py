@@ -37,6 +37,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "load": tuple(k for k in protocol.MESSAGES[protocol.LOAD] if k not in _COMMON),
     "book": tuple(k for k in protocol.MESSAGES[protocol.BOOK] if k not in _COMMON),
     "proof": tuple(k for k in protocol.MESSAGES[protocol.PROOF] if k not in _COMMON),
+    "trace": (*(k for k in protocol.MESSAGES[protocol.TRACE] if k not in _COMMON), *protocol.INPUTS),
     "ping": protocol.MESSAGES[protocol.PING],
     "dialback": protocol.MESSAGES[protocol.DIALBACK],
     "transfer": protocol.TRANSFERS,

@@ -34,6 +34,7 @@ UNTOUCHED = (
     "compute.worker",
     "compute.device",
     "compute.footprint",
+    "compute.replaying",
 )  # need a model library
 WRITTEN_OUT: dict[str, Any] = {"JobShape": shape(), "JobSpec": spec_on_files()}
 
