@@ -54,9 +54,13 @@ async def test_the_list_of_models_shows_what_it_lacks(tmp_path: Path) -> None:
 
 def test_an_encoder_that_does_not_work_is_not_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     encodermodel._printed.cache_clear()
-    (tmp_path / "compute").mkdir()
-    monkeypatch.setattr(encodermodel, "_ROOT", tmp_path)  # nothing of that name is there
+    broken = tmp_path / "compute" / "pipelines" / "encoder.py"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("raise OSError('no libx264 in this build')")
+    for package in (broken.parent, broken.parent.parent):
+        (package / "__init__.py").touch()
+    monkeypatch.setattr(encodermodel, "_ROOT", tmp_path)
     monkeypatch.setattr(encodermodel.importlib.util, "find_spec", lambda name: object())
-    with pytest.raises(BadModel, match="does not work"):
+    with pytest.raises(BadModel, match="does not work: OSError: no libx264"):
         read_folder(bundled(NAME))
     encodermodel._printed.cache_clear()
