@@ -16,8 +16,8 @@ BELOW: dict[str, set[str]] = {
 PURE = {
     "p2p": "admission blobs codec doorkeeper envelope errors framing lookup peer providers pulse redial scores "
     "standing transport",
-    "compute": "batching capability catalog digest filekinds filmheader flaws inbasket jobboard joinwire likeness "
-    "messages modelref phases picture pictureheader placement profiles pullplan renditions safety "
+    "compute": "batching capability catalog digest drawnfilm filekinds filmheader flaws inbasket jobboard joinwire "
+    "likeness messages modelref phases picture pictureheader placement profiles pullplan renditions safety "
     "samplers shelf spec strictjson subtitles trace verdict wavefile weightsheader yardstick",
     "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "
     "transactions",
