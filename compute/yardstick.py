@@ -11,6 +11,8 @@ import zlib
 from dataclasses import dataclass
 from hashlib import sha256
 
+from compute.drawnfilm import drawn_film
+from compute.profiles import blocks_of, canvas_of, read_order
 from compute.spec import (
     AUDIO_TO_TEXT,
     DENOISED,
@@ -19,6 +21,7 @@ from compute.spec import (
     IMAGE_TO_VIDEO,
     SEGMENT_ANYTHING,
     TEXT_TO_IMAGE,
+    TRANSCODE,
     UPSCALE,
     Input,
     JobShape,
@@ -31,6 +34,7 @@ STEPS = 20  # of what is denoised
 SIDE = 128  # pixels of a picture that is worked on
 FRAMES = 16
 SOUND_MS, RATE = 10_000, 16_000
+FILM_FRAMES, FILM_SIDES, RENDITIONS = 240, (640, 360), "240p"
 PROMPT = "a red circle on a blue background"
 MAX_UNIT_PS = 2**53
 _PICO = 10**12
@@ -56,6 +60,10 @@ MEASURES = {
     IMAGE_TO_TEXT: Measure("a pixel of the picture", f"a picture of {SIDE} x {SIDE}"),
     SEGMENT_ANYTHING: Measure("a pixel of the picture", f"a point in a picture of {SIDE} x {SIDE}"),
     AUDIO_TO_TEXT: Measure("a millisecond of sound", f"{SOUND_MS // 1000} seconds of sound"),
+    TRANSCODE: Measure(
+        "a block of 8 x 8 pixels of a frame: all renditions, and half of the source",
+        f"{FILM_FRAMES} frames of {FILM_SIDES[0]} x {FILM_SIDES[1]} to {RENDITIONS}",
+    ),
 }
 
 
@@ -65,6 +73,10 @@ def shape_of(pipeline: str, model: bytes, side: int) -> JobShape:
         raise KeyError(pipeline)
     if pipeline in DENOISED:
         return JobShape(pipeline, model, side, side, STEPS, True, verification=Verification.RECEIPT)
+    if pipeline == TRANSCODE:
+        ladder = read_order({"renditions": RENDITIONS}.get).ladder
+        width, height = canvas_of(blocks_of(ladder, *FILM_SIDES))
+        return JobShape(pipeline, model, width, height, 1, False, verification=Verification.RECEIPT, length=FILM_FRAMES)
     sides = {AUDIO_TO_TEXT: 0, UPSCALE: 2 * SIDE}.get(pipeline, SIDE)
     length = {AUDIO_TO_TEXT: SOUND_MS, IMAGE_TO_VIDEO: FRAMES}.get(pipeline, 0)
     return JobShape(pipeline, model, sides, sides, 1, False, verification=Verification.RECEIPT, length=length)
@@ -75,15 +87,18 @@ def yardstick(shape: JobShape, salt: bytes) -> tuple[JobSpec, tuple[bytes, ...]]
     files: tuple[bytes, ...] = ()
     if shape.pipeline == AUDIO_TO_TEXT:
         files = (sound(shape.length),)
+    elif shape.pipeline == TRANSCODE:
+        files = (drawn_film(*FILM_SIDES, shape.length),)
     elif shape.pipeline != TEXT_TO_IMAGE:
         side = shape.width if shape.pipeline == IMAGE_TO_IMAGE else SIDE
         files = (picture(side),)
-    media = "audio/wav" if shape.pipeline == AUDIO_TO_TEXT else "image/png"
+    media = {AUDIO_TO_TEXT: "audio/wav", TRANSCODE: "video/x-msvideo"}.get(shape.pipeline, "image/png")
     inputs = tuple(Input(media, len(data), sha256(data).digest()) for data in files)
     told = {
         IMAGE_TO_VIDEO: ("motion", "pan-left"),
         UPSCALE: ("factor", "2"),
         SEGMENT_ANYTHING: ("points", f"[[{SIDE // 2}, {SIDE // 2}]]"),
+        TRANSCODE: ("renditions", RENDITIONS),
     }
     options = tuple(Option(*pair) for name, pair in told.items() if name == shape.pipeline)
     asked = JobShape(

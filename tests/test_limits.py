@@ -553,6 +553,42 @@ MEDIA = (
         "compute.pipelines.transcode:STALL_S",
         "test_transcode:test_a_decoder_that_falls_silent_or_dies_is_a_refusal",
     ),
+    Limit(
+        "frames of a film on offer",
+        108_000,
+        "compute.encodermodel:MAX_FRAMES",
+        "test_encodermodel:test_what_is_on_offer_is_bounded",
+    ),
+    Limit(
+        "bytes of all renditions of a film",
+        64 * MIB,
+        "compute.renditions:MAX_MADE",
+        "test_transcode_jobs:test_a_result_is_no_larger_than_somebody_will_hold",
+    ),
+    Limit(
+        "renditions of a film with playlists",
+        7,
+        "compute.profiles:MAX_IN_PLAYLISTS",
+        "test_profiles:test_what_cannot_be_made_is_the_callers_mistake",
+    ),
+    Limit(
+        "the start of a live segment, ticks",
+        24 * 3600 * 90_000,
+        "compute.profiles:MAX_START",
+        "test_profiles:test_what_cannot_be_made_is_the_callers_mistake",
+    ),
+    Limit(
+        "milliseconds of a piece of a live stream",
+        20_000,
+        "market.reel:MAX_PIECE_MS",
+        "test_reel:test_a_piece_that_no_seller_takes_is_lost",
+    ),
+    Limit(
+        "bytes of a segment that is cut for a live stream",
+        48 * MIB,
+        "compute.filmcutting:MAX_HELD",
+        "test_live:test_a_film_without_key_frames_is_not_held_whole",
+    ),
 )
 DOORWAY = (
     Limit(
@@ -616,7 +652,7 @@ ALL = (*DESIGNED, *DEFENCE, *MEDIA, *DOORWAY)
 @pytest.mark.parametrize("limit", ALL, ids=lambda limit: limit.constant)
 def test_a_limit_is_what_the_table_says_and_is_shown_by_a_test(limit: Limit) -> None:
     module, _, name = limit.constant.partition(":")
-    if module.startswith("compute.pipelines"):
+    if module.startswith(("compute.pipelines", "compute.filmcutting")):
         pytest.importorskip("av")
     assert attrgetter(name)(import_module(module)) == limit.value
     file, _, test = limit.test.partition(":")

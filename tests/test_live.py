@@ -14,6 +14,7 @@ import trio.testing
 av = pytest.importorskip("av")
 pytest.importorskip("PIL")
 
+from compute import filmcutting  # noqa: E402
 from compute.filmcutting import SourceSegment, cut_film  # noqa: E402
 from compute.renditions import SECOND  # noqa: E402
 from compute.spec import TRANSCODE, Option  # noqa: E402
@@ -211,6 +212,12 @@ async def test_a_film_comes_no_faster_than_it_is_shown(camera: Path, mock_clock:
         assert trio.current_time() - begun >= got - 0.01
         assert ready.since - begun == pytest.approx(got, abs=0.05)
     assert got == 5
+
+
+def test_a_film_without_key_frames_is_not_held_whole(camera: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filmcutting, "MAX_HELD", 10_000)
+    with pytest.raises(Misconfigured, match="too few key frames"):
+        list(cut_film(camera, 1.0))
 
 
 async def test_what_is_no_film_is_said_in_a_line(tmp_path: Path) -> None:

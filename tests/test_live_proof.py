@@ -57,9 +57,8 @@ def test_a_film_at_its_own_pace_becomes_a_stream_without_a_gap(
     assert seen(joined)["size"] == (426, 240)
     speed = report["seconds"] / (report["seconds"] + report["lag_s"])
     with capsys.disabled():
-        print(
-            f"\nlive 240p: {report['seconds']:.0f} s of film, {report['worst_lag_s']:.2f} s behind at most, {speed:.2f}"
-        )
+        behind = f"{report['worst_lag_s']:.2f} s behind at most"
+        print(f"\nlive 240p: {report['seconds']:.0f} s of film, {speed:.2f} s in a second, {behind}")
 
 
 def test_a_film_is_bought_and_what_is_none_is_not_sent(market: LocalMarket, clip: Path) -> None:

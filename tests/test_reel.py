@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from compute.profiles import MAX_START, PROFILES
 from compute.renditions import SECOND, Ladder
-from market.reel import KEPT_BEHIND, Piece, Reel
+from market.reel import KEPT_BEHIND, MAX_PIECE_MS, Piece, Reel
 
 LADDER = Ladder((PROFILES["240p"], PROFILES["144p"]))
 TWO_S = 2 * SECOND
@@ -66,6 +66,12 @@ def test_a_piece_that_cannot_be_read_or_is_too_long_is_lost_in_its_place() -> No
     assert came(reel, one) == [0, 3]
     assert reel.told().lost == 2
     assert reel.playlists()["240p"].count("#EXT-X-DISCONTINUITY\n") == 1
+
+
+def test_a_piece_that_no_seller_takes_is_lost() -> None:
+    assert Reel(LADDER, window=0).cut((MAX_PIECE_MS + 100) * SECOND // 1000, (1280, 720), 0.0) is None
+    assert Reel(LADDER, window=0).cut(MAX_PIECE_MS * SECOND // 1000, (1280, 720), 0.0) is not None
+    assert Reel(LADDER, window=0).cut(0, (1280, 720), 0.0) is None
 
 
 def test_a_window_moves_on_and_what_left_it_is_forgotten_later() -> None:

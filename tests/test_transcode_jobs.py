@@ -20,7 +20,7 @@ from compute.filmcutting import cut_film, measure  # noqa: E402
 from compute.filmprobe import film_size  # noqa: E402
 from compute.modelfolder import bundled, read_folder  # noqa: E402
 from compute.pipeline import Cancelled  # noqa: E402
-from compute.pipelines import filmchild, transcodechild  # noqa: E402
+from compute.pipelines import filmchild, transcodechild, transcoder  # noqa: E402
 from compute.pipelines.transcode import Transcode  # noqa: E402
 from compute.profiles import blocks_of, canvas_of, read_order  # noqa: E402
 from compute.spec import TRANSCODE, Artifact, Input, JobShape, JobSpec, Option, Verification  # noqa: E402
@@ -130,7 +130,7 @@ def test_an_order_that_is_none_is_refused_before_anything_is_started(monkeypatch
         Transcode.load().open(plain, (PLAIN, PLAIN))
 
 
-def _not_started(child: object) -> None:
+def _not_started(*started: object) -> None:
     raise AssertionError("a decoder was started")
 
 
@@ -142,6 +142,20 @@ def test_no_more_is_worked_than_was_paid(frames: int, blocks: int) -> None:
         with pytest.raises(Refused, match="MORE_THAN_PAID") as refused:
             run.step(None, 0)
         assert refused.value.code == "BAD_INPUT"
+
+
+def test_a_result_is_no_larger_than_somebody_will_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what was asked for before anything is decoded, and by what comes out while it does."""
+    ladder = read_order({"renditions": "144p"}.get).ladder
+    paid = transcoder.Paid(1000, 10_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(transcoder, "MAX_MADE", 50_000)  # three seconds at 150 kbit/s are more
+        patch.setattr(transcoder._Encoders, "__init__", _not_started)
+        with pytest.raises(Refused, match="RESULT_TOO_LARGE"):
+            list(transcoder.Transcoder(ladder, paid=paid).film(PLAIN))
+    monkeypatch.setattr(transcodechild, "MAX_MADE", 50_000)
+    with pytest.raises(Refused, match="RESULT_TOO_LARGE"):
+        list(transcodechild._held(transcoder.Transcoder(ladder, paid=paid).film(PLAIN)))
 
 
 BAD = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from compute.capability import Dtype
+from compute.drawnfilm import drawn_film
 from compute.imagefile import read_picture
 from compute.modelfolder import bundled, bundled_names, read_folder
 from compute.offline import go_offline, hush
@@ -35,6 +36,17 @@ def test_its_files_are_what_they_say() -> None:
     heard = read_sound(sound(SOUND_MS))
     assert len(heard) == SOUND_MS * RATE // 1000
     assert 0.05 < abs(heard).max() < 0.5
+
+
+def test_its_film_has_the_pictures_that_it_says() -> None:
+    pytest.importorskip("av")
+    from tests.support.films import seen
+
+    film = drawn_film(100, 60, 12)
+    found = seen(film)
+    assert (found["frames"], found["size"]) == (12, (100, 60))
+    assert film == drawn_film(100, 60, 12)
+    assert drawn_film(100, 60, 2)[-800:] != drawn_film(100, 60, 1)[-800:]
 
 
 def test_a_unit_costs_at_least_something() -> None:

@@ -9,7 +9,6 @@ version of the encoder, another preset or another setting prints another. Needs 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Final
@@ -20,7 +19,7 @@ from compute.renditions import SECOND
 
 PRESET: Final = {"preset": "veryfast", "forced-idr": "1", "sc_threshold": "0"}
 CLOCK: Final = Fraction(1, SECOND)
-DRAWN: Final = (320, 180)
+_DRAWN: Final = (320, 180)
 _RATE: Final = 30
 _PRINTED: Final = 20  # frames that the name is made of
 
@@ -37,7 +36,7 @@ def h264(width: int, height: int, bitrate: int, rate: Fraction, gop: int = 0, th
 
 def fingerprint() -> bytes:
     """32 bytes that name what this encoder makes."""
-    encoder = h264(*DRAWN, 300_000, Fraction(_RATE))
+    encoder = h264(*_DRAWN, 300_000, Fraction(_RATE))
     digest = hashlib.sha256(b"pasar/encoder/1\0")
     for frame in (*drawn(_PRINTED), None):
         for packet in encoder.encode(frame):
@@ -45,23 +44,11 @@ def fingerprint() -> bytes:
     return digest.digest()
 
 
-def small_film(count: int) -> bytes:
-    """An MP4 with so many of the drawn pictures."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as out:
-        stream = out.add_stream("libx264", rate=_RATE, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = *DRAWN, "yuv420p"
-        stream.codec_context.time_base = CLOCK
-        for frame in (*drawn(count), None):
-            out.mux(stream.encode(frame))
-    return file.getvalue()
-
-
 def drawn(count: int) -> Iterator[Any]:
     """Stripes that move, the same everywhere: whole numbers, and no scaler between."""
     wheel = bytes(range(256)) * 8
     for number in range(count):
-        frame = av.VideoFrame(*DRAWN, "yuv420p")
+        frame = av.VideoFrame(*_DRAWN, "yuv420p")
         for plane, speed in zip(frame.planes, (3, 2, 1), strict=True):
             rows = (wheel[(2 * y + speed * number) % 256 :][: plane.line_size] for y in range(plane.height))
             plane.update(b"".join(rows))

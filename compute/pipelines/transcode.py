@@ -16,8 +16,8 @@ from typing import Any, Final, Self
 from compute.capability import Dtype
 from compute.pipeline import Turn
 from compute.pipelines.filmchild import FilmChild
-from compute.pipelines.piecework import Piecework, Progress, check_options, one_by_one, only, trial_spec
-from compute.profiles import OPTIONS, Form, Order, blocks_of, canvas_of, read_order
+from compute.pipelines.piecework import Piecework, Progress, check_options, one_by_one, only
+from compute.profiles import OPTIONS, Form, Order, read_order
 from compute.renditions import (
     FILE_TYPE,
     MASTER,
@@ -31,12 +31,12 @@ from compute.renditions import (
     ranges_playlist,
 )
 from compute.spec import TRANSCODE, Artifact, JobShape, JobSpec
+from compute.yardstick import FILM_FRAMES, shape_of, yardstick
 from p2p.errors import Misconfigured, Refused
 
 STALL_S: Final = 30.0  # without a word from the child
 PUSH_S: Final = 30.0  # for one live segment
 LIVE_WINDOW: Final = 6  # segments that a live playlist lists
-TRIAL_FRAMES: Final = 60
 _PIECES: Final = 100  # in which progress is told
 
 
@@ -74,14 +74,9 @@ class Transcode:
         return one_by_one(turns)
 
     def trial(self, shape: JobShape) -> tuple[JobSpec, tuple[bytes, ...]]:
-        """Two seconds of stripes: what a first measure is taken of."""
-        from compute.pipelines.encoder import DRAWN, small_film
-
-        films = (small_film(TRIAL_FRAMES),)
-        asked = {"renditions": "240p"}
-        width, height = canvas_of(blocks_of(read_order(asked.get).ladder, *DRAWN))
-        told = replace(shape, width=width, height=height, length=TRIAL_FRAMES, input_bytes=len(films[0]))
-        return trial_spec(told, films, FILE_TYPE, **asked), films
+        """Half of the yardstick: what a first measure is taken of."""
+        known = replace(shape_of(TRANSCODE, shape.model, 0), length=FILM_FRAMES // 2)
+        return yardstick(known, bytes(16))
 
     def _made(self, data: bytes, order: Order, shape: JobShape, progress: Progress) -> tuple[Artifact, ...]:
         paid, alone = (shape.length, shape.width * shape.height), order.form is Form.SEGMENT
