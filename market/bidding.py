@@ -164,7 +164,7 @@ class _Bidding:
         told = self._kept(came, larger) if isinstance(came, Bought) else came
         if isinstance(told, Unserved):
             return {**report, "finish": {"refusal": told.told}}
-        return {**report, "finish": told, "total_wei": report["price_wei"] + told["price_wei"]}
+        return {**report, "finish": told, "total_wei": report["cost_wei"] + told["cost_wei"]}
 
     async def _try_all(
         self, client: Client, overlay: Overlay, gateways: list[PeerId], errand: Errand
@@ -262,6 +262,7 @@ class _Bidding:
             "orchestrator": peer_text(done.orchestrator),
             "tried": [peer_text(peer) for peer in done.tried],
             "price_wei": done.price,
+            "cost_wei": ending.receipt.price,
             "limit_wei": done.limit,
             "paid_wei": done.paid,
             "seed": ending.bid.spec.seed,
@@ -337,7 +338,7 @@ def summary(report: dict[str, Any]) -> str:
         f"receipt   {report['receipt']}",
         f"made by   {report['orchestrator']}",
         f"price     {wei_text(report['price_wei'])} (limit {wei_text(report['limit_wei'])}), "
-        f"paid with tickets worth {wei_text(report['paid_wei'])}",
+        f"cost {wei_text(report['cost_wei'])}, paid with tickets worth {wei_text(report['paid_wei'])}",
         f"seed      {report['seed']}",
         f"safety    {in_words(report)}",
         f"time      {seconds['total']:.1f} s: found a gateway in {seconds['discover']:.1f}, auction "

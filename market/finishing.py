@@ -28,7 +28,7 @@ def check_finish(finish: str, pipeline: str) -> None:
 
 def finishing(finish: str, wish: Wish, first: Delivered, spent_ms: int) -> Asked:
     """What is bid for the second part. Raises Refused when the first has left nothing of limit or deadline."""
-    limit, deadline_ms = wish.limit - first.done.price if wish.limit else 0, wish.deadline_ms - spent_ms
+    limit, deadline_ms = wish.limit - first.receipt.price if wish.limit else 0, wish.deadline_ms - spent_ms
     if wish.limit and limit <= 0:
         raise Refused("LIMIT_SPENT", "the picture took the whole limit", have=0, need=1)
     if deadline_ms <= 0:

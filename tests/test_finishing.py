@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,9 +25,9 @@ MODEL = ModelOnOffer("any", bytes(32), 64, 4096, 1000, 1, 1, 1)
 def bought(wish: Wish, price: int) -> Delivered:
     head = ArtifactHead(bytes(16), "image/png", len(PICTURE), sha256(PICTURE).digest())
     done = JobDone(
-        bytes(32), stranger(1), (stranger(1),), price, price, 2 * price, Spent(0, 0, 0, 0), b"receipt", (head,)
+        bytes(32), stranger(1), (stranger(1),), 2 * price, price, 2 * price, Spent(0, 0, 0, 0), b"receipt", (head,)
     )
-    receipt: Any = None
+    receipt: Any = SimpleNamespace(price=price)
     return Delivered(bid_for(wish, MODEL, TEXT_TO_IMAGE, bytes), done, (PICTURE,), receipt)
 
 
@@ -62,10 +63,10 @@ def test_only_pictures_are_finished_and_only_so() -> None:
 def test_a_person_reads_what_each_part_cost_or_why_there_is_no_second() -> None:
     seconds = dict.fromkeys(("discover", "auction", "queue", "run", "transfer", "total"), 0.0)
     first = {
-        "out": "a.png", "receipt": "a.receipt", "orchestrator": "X", "price_wei": 300, "limit_wei": 600,
-        "paid_wei": 300, "seed": 1, "seconds": seconds,
+        "out": "a.png", "receipt": "a.receipt", "orchestrator": "X", "price_wei": 310, "limit_wei": 600,
+        "cost_wei": 300, "paid_wei": 300, "seed": 1, "seconds": seconds,
     }  # fmt: skip
-    second = {**first, "out": "a-2x.png", "price_wei": 40}
+    second = {**first, "out": "a-2x.png", "price_wei": 40, "cost_wei": 40}
     both = summary({**first, "finish": second, "total_wei": 340})
     assert all(part in both for part in ("a.png", "a-2x.png", "300 wei", "40 wei", "340 wei"))
     short = summary({**first, "finish": {"refusal": {"code": "NO_MATCH", "hint": "nobody"}}})
