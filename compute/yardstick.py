@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from hashlib import sha256
 
+from compute.profiles import blocks_of, canvas_of, read_order
 from compute.spec import (
     AUDIO_TO_TEXT,
     DENOISED,
@@ -19,6 +20,7 @@ from compute.spec import (
     IMAGE_TO_VIDEO,
     SEGMENT_ANYTHING,
     TEXT_TO_IMAGE,
+    TRANSCODE,
     UPSCALE,
     Input,
     JobShape,
@@ -30,6 +32,7 @@ from compute.spec import (
 STEPS = 20  # of what is denoised
 SIDE = 128  # pixels of a picture that is worked on
 FRAMES = 16
+FILM, FILM_FRAMES, RENDITION = (320, 180), 60, "240p"
 SOUND_MS, RATE = 10_000, 16_000
 PROMPT = "a red circle on a blue background"
 MAX_UNIT_PS = 2**53
@@ -55,6 +58,10 @@ MEASURES = {
     UPSCALE: Measure("an output pixel", f"{SIDE} x {SIDE} made twice as large"),
     IMAGE_TO_TEXT: Measure("a pixel of the picture", f"a picture of {SIDE} x {SIDE}"),
     SEGMENT_ANYTHING: Measure("a pixel of the picture", f"a point in a picture of {SIDE} x {SIDE}"),
+    TRANSCODE: Measure(
+        "8 x 8 pixels of a frame: of each rendition, and of half the source",
+        f"{FILM_FRAMES} frames of {FILM[0]} x {FILM[1]} to {RENDITION}",
+    ),
     AUDIO_TO_TEXT: Measure("a millisecond of sound", f"{SOUND_MS // 1000} seconds of sound"),
 }
 
@@ -66,23 +73,35 @@ def shape_of(pipeline: str, model: bytes, side: int) -> JobShape:
     if pipeline in DENOISED:
         return JobShape(pipeline, model, side, side, STEPS, True, verification=Verification.RECEIPT)
     sides = {AUDIO_TO_TEXT: 0, UPSCALE: 2 * SIDE}.get(pipeline, SIDE)
-    length = {AUDIO_TO_TEXT: SOUND_MS, IMAGE_TO_VIDEO: FRAMES}.get(pipeline, 0)
-    return JobShape(pipeline, model, sides, sides, 1, False, verification=Verification.RECEIPT, length=length)
+    width, height = _canvas() if pipeline == TRANSCODE else (sides, sides)
+    length = {AUDIO_TO_TEXT: SOUND_MS, IMAGE_TO_VIDEO: FRAMES, TRANSCODE: FILM_FRAMES}.get(pipeline, 0)
+    return JobShape(pipeline, model, width, height, 1, False, verification=Verification.RECEIPT, length=length)
 
 
-def yardstick(shape: JobShape, salt: bytes) -> tuple[JobSpec, tuple[bytes, ...]]:
-    """The whole job of a shape of ``shape_of``, and its inputs. Another salt makes another job of it."""
+def _canvas() -> tuple[int, int]:
+    ladder = read_order({"renditions": RENDITION}.get).ladder
+    return canvas_of(blocks_of(ladder, *FILM))
+
+
+def yardstick(shape: JobShape, salt: bytes, film: bytes = b"") -> tuple[JobSpec, tuple[bytes, ...]]:
+    """The whole job of a shape of ``shape_of``, and its inputs. Another salt makes another job of it.
+
+    ``film``: FILM_FRAMES of FILM, which takes a library to make; only transcode needs one.
+    """
     files: tuple[bytes, ...] = ()
-    if shape.pipeline == AUDIO_TO_TEXT:
+    if shape.pipeline == TRANSCODE:
+        files = (film,)
+    elif shape.pipeline == AUDIO_TO_TEXT:
         files = (sound(shape.length),)
     elif shape.pipeline != TEXT_TO_IMAGE:
         side = shape.width if shape.pipeline == IMAGE_TO_IMAGE else SIDE
         files = (picture(side),)
-    media = "audio/wav" if shape.pipeline == AUDIO_TO_TEXT else "image/png"
+    media = {AUDIO_TO_TEXT: "audio/wav", TRANSCODE: "video/mp4"}.get(shape.pipeline, "image/png")
     inputs = tuple(Input(media, len(data), sha256(data).digest()) for data in files)
     told = {
         IMAGE_TO_VIDEO: ("motion", "pan-left"),
         UPSCALE: ("factor", "2"),
+        TRANSCODE: ("renditions", RENDITION),
         SEGMENT_ANYTHING: ("points", f"[[{SIDE // 2}, {SIDE // 2}]]"),
     }
     options = tuple(Option(*pair) for name, pair in told.items() if name == shape.pipeline)

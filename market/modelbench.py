@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import trio
@@ -19,11 +20,11 @@ from compute.capability import ModelCapability
 from compute.costbook import CostBook
 from compute.modelfolder import bundled
 from compute.served import read_folders
-from compute.spec import DENOISED, TEXT_TO_IMAGE, JobShape
+from compute.spec import DENOISED, TEXT_TO_IMAGE, TRANSCODE, JobShape
 from compute.work import JobResult, Step
 from compute.workerchild import WorkerConfig
 from compute.workerlink import Worker
-from compute.yardstick import MEASURES, shape_of, unit_ps, yardstick
+from compute.yardstick import FILM_FRAMES, MEASURES, shape_of, unit_ps, yardstick
 from ledger.money import price_for
 from market.config import Config
 from market.modeldoor import cache_of, costs_of
@@ -44,6 +45,7 @@ class Benched:
     """
 
     name: str
+    model: bytes
     pipeline: str
     device: str
     side: int
@@ -127,7 +129,8 @@ async def bench(config: Config, folders: Sequence[Path], steps: int, jobs: int, 
             nursery.cancel_scope.cancel()
     if found is None:
         raise Unavailable(f"no results in {START_S:.0f} s for each model")
-    return _priced(found, PriceList(config.price, config.prices), book)[: len(served.entries)]
+    wanted = {entry.model for entry in served.entries}
+    return [one for one in _priced(found, PriceList(config.price, config.prices), book) if one.model in wanted]
 
 
 def _priced(found: Sequence[Benched], prices: PriceList, book: CostBook) -> list[Benched]:
@@ -145,6 +148,16 @@ def _cost(shortest_ms: int, units: int, known: ModelCapability) -> int:
     """Of a unit, by the shortest job; where whole milliseconds say too little, as the worker measured it itself."""
     by_job = unit_ps((shortest_ms + 0.5) / 1000, units)
     return by_job if shortest_ms >= COARSE_MS else known.unit_ps or by_job
+
+
+@cache
+def _film(pipeline: str) -> bytes:
+    """What is transcoded; nothing for other pipelines, whose inputs need no library."""
+    if pipeline != TRANSCODE:
+        return b""
+    from compute.pipelines.encoder import small_film
+
+    return small_film(FILM_FRAMES)
 
 
 class _Bench:
@@ -178,6 +191,7 @@ class _Bench:
         await trio.to_thread.run_sync(self._book.put, device, entry.pipeline, entry.model, cost)
         return Benched(
             name=entry.name,
+            model=entry.model,
             pipeline=entry.pipeline,
             device=device,
             side=shape.width,
@@ -197,5 +211,5 @@ class _Bench:
             if step.loading:
                 self._say(f"loading, about {step.eta_ms / 1000:.0f} s to the first result")
 
-        spec, files = yardstick(shape, secrets.token_bytes(16))
+        spec, files = yardstick(shape, secrets.token_bytes(16), _film(shape.pipeline))
         return await self._worker.generate(secrets.token_bytes(32), spec, on_step, files)

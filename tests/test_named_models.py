@@ -20,7 +20,7 @@ from compute.modelref import HubModel
 from compute.modelstore import ModelStore
 from compute.offline import go_offline, hush
 from compute.pulling import pull
-from compute.safety import CHECKER, WHOLE, Checking
+from compute.safety import CHECKER, POLICY, WHOLE, Checking
 from compute.served import Wanted, serve
 from compute.spec import AUDIO_TO_TEXT, SEGMENT_ANYTHING, UPSCALE
 from compute.workerchild import WorkerConfig
@@ -170,7 +170,7 @@ async def sell(market: Marketplace, client: Client, gateway: Place, seller: Plac
     assert passed.receipt.safety.score < WHOLE // 2
     stopped = await bought(client, gateway.key.peer, UPSCALE, tmp_path / "red.png")
     assert isinstance(stopped, JobFailed)
-    assert stopped.charged == 0
+    assert (stopped.code, stopped.charged) == (POLICY, 0)
     known = gateway.role.reputation.of(seller.key.peer, now_ms())  # type: ignore[union-attr]
     assert (known.faults, known.failed_in_row, known.banned_until) == (0, 0, 0)
     assert gateway.books.standing(seller.key.address).faults == 0

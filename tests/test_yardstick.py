@@ -12,8 +12,8 @@ from compute.imagefile import read_picture
 from compute.modelfolder import bundled, bundled_names, read_folder
 from compute.offline import go_offline, hush
 from compute.soundfile import RATE, read_sound
-from compute.spec import AUDIO_TO_TEXT, TEXT_TO_IMAGE
-from compute.yardstick import MEASURES, SOUND_MS, picture, shape_of, sound, unit_ps, yardstick
+from compute.spec import AUDIO_TO_TEXT, TEXT_TO_IMAGE, TRANSCODE
+from compute.yardstick import FILM, FILM_FRAMES, MEASURES, SOUND_MS, picture, shape_of, sound, unit_ps, yardstick
 
 PAGE = Path(__file__).parent.parent / "docs" / "operating.md"
 MODEL = b"m" * 32
@@ -22,9 +22,9 @@ MODEL = b"m" * 32
 @pytest.mark.parametrize("pipeline", MEASURES)
 def test_every_pipeline_has_one_job_that_is_always_the_same(pipeline: str) -> None:
     shape = shape_of(pipeline, MODEL, 64)
-    spec, files = yardstick(shape, bytes(16))
-    assert (spec, files) == yardstick(shape, bytes(16))
-    assert spec.digest != yardstick(shape, b"another salt, 16")[0].digest
+    spec, files = yardstick(shape, bytes(16), b"film")
+    assert (spec, files) == yardstick(shape, bytes(16), b"film")
+    assert spec.digest != yardstick(shape, b"another salt, 16", b"film")[0].digest
     assert spec.shape.units == shape.units
     assert spec.shape.input_bytes == sum(map(len, files))
 
@@ -55,9 +55,12 @@ def test_the_bundled_model_does_the_job(name: str) -> None:
     pytest.importorskip("av")
     hush()
     from compute.device import pipeline_class
+    from compute.pipelines.encoder import DRAWN, small_film
 
+    assert DRAWN == FILM
     entry = read_folder(bundled(name))
-    spec, files = yardstick(shape_of(entry.pipeline, entry.model, entry.native_side), bytes(16))
+    film = small_film(FILM_FRAMES) if entry.pipeline == TRANSCODE else b""
+    spec, files = yardstick(shape_of(entry.pipeline, entry.model, entry.native_side), bytes(16), film)
     assert entry.capability(Dtype.FP32).unfit(spec.shape) is None
     model = pipeline_class(entry.pipeline).load(bundled(name), device="cpu", dtype=Dtype.FP32)
     run = model.open(spec, files)
