@@ -134,7 +134,7 @@ class Device:
         latents = run.start()
         trace = self._traces.begin(job_id, self.dtype, keep=spec.shape.verification is Verification.TRACE)
         job = OpenJob(job_id, spec, pipeline, run, trace, latents, _load_ms(started, begun), begun)
-        job.alone_s = time.monotonic() - begun
+        job.alone_s, job.may_be_seen = time.monotonic() - begun, self._checker is None
         try:
             trace.add(run.timestep_of(0), run.to_bytes(latents))
         except BaseException:

@@ -18,7 +18,8 @@ from compute.tracestore import TraceWriter
 class OpenJob:
     """``latents`` are those after ``index`` steps, ``before`` those before the last of them.
 
-    ``alone_s``: what its steps would have taken without the others.
+    ``alone_s``: what its steps would have taken without the others. ``may_be_seen`` before it is done: not where a
+    checker decides whether it is seen at all.
     """
 
     job_id: bytes
@@ -32,6 +33,7 @@ class OpenJob:
     before: Any = None
     index: int = 0
     alone_s: float = 0.0
+    may_be_seen: bool = True
 
     @property
     def group(self) -> Hashable:

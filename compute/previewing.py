@@ -56,7 +56,7 @@ class Previews:
         return self._made(job, piece, job.run.latest) if isinstance(job.run, Piecework) else b""
 
     def _made(self, job: OpenJob, done: int, look: Callable[[], Any]) -> bytes:
-        every, now = wanted(job.spec), self._clock()
+        every, now = wanted(job.spec) if job.may_be_seen else 0, self._clock()
         if not every or done % every:
             return b""
         if now < self._free_at or now < self._last.get(job.job_id, -EVERY_S) + EVERY_S:

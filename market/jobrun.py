@@ -170,7 +170,7 @@ class JobRun:
             if now_ms() >= self._deadline:
                 return await self._nobody()
             here = await self.inputs.arrive(self._deadline / 1000, self._cancelled)
-            if here and (outcome := await self._once(matched)) is not None:
+            if here and (outcome := await self._once(matched) or await self._declined(matched)) is not None:
                 return outcome
             matched = self._match()
 
@@ -271,8 +271,6 @@ class JobRun:
             return await self._cancelled_at(last.cost)
         if last is not None and last.code == BROKEN:  # ours, with any seller
             return await self._given_back(failed(self.job, Code.FAILED.value, last.hint))
-        if last is not None and self._is_declined():
-            return await self._given_back(failed(self.job, last.code, last.hint))
         self.bulletin.tell(JobNews(self.job_id, News.RETRIED, purchase.seller))
         self.log.info("attempt ended without a result", code=last.code if last else "")
         return None
@@ -382,9 +380,11 @@ class JobRun:
     def _match(self) -> Matched:
         return self._c.match(self.bid, self.job.limit, self._deadline)
 
-    def _is_declined(self) -> bool:
-        matched = self._match()
-        return self.job.is_declined(matched.sellers, more=bool(matched.waiting))
+    async def _declined(self, matched: Matched) -> Outcome | None:
+        """What it comes to when the last no was enough, before the work or after it."""
+        last = self._purchases[-1].ended if self._purchases else None
+        enough = self.job.is_declined(matched.sellers, more=bool(matched.waiting))
+        return await self._given_back(failed(self.job, last.code, last.hint)) if last and enough else None
 
     def _may_rest(self, matched: Matched) -> bool:
         return self.bid.wait or bool(matched.waiting)

@@ -137,11 +137,12 @@ def bench(
 ) -> None:
     """Run real jobs on this machine: what a unit costs here beside text-to-image, and what an hour would earn."""
     from compute.modelfolder import bundled_names
+    from compute.served import installed
     from market.modelbench import bench as measure
-    from market.modeldoor import store_of
+    from market.modeldoor import cache_of, store_of
 
     config = load_config(network=network, price=price)
-    names = tuple(model or ()) or config.models or bundled_names()
+    names = tuple(model or ()) or config.models or installed(bundled_names(), cache_of(config))
     folders = [store_of(config).require(name) for name in names]
     found = trio.run(measure, config, folders, steps, jobs, _say)
     if as_json:

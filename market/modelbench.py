@@ -32,6 +32,7 @@ from p2p.errors import Misconfigured, Unavailable
 
 HOUR_S = 3600
 START_S = 600.0
+COARSE_MS = 10
 Say = Callable[[str], None]
 
 
@@ -43,6 +44,7 @@ class Benched:
     """
 
     name: str
+    model: bytes
     pipeline: str
     device: str
     side: int
@@ -126,7 +128,8 @@ async def bench(config: Config, folders: Sequence[Path], steps: int, jobs: int, 
             nursery.cancel_scope.cancel()
     if found is None:
         raise Unavailable(f"no results in {START_S:.0f} s for each model")
-    return _priced(found, PriceList(config.price, config.prices), book)[: len(served.entries)]
+    wanted = {entry.model for entry in served.entries}
+    return [one for one in _priced(found, PriceList(config.price, config.prices), book) if one.model in wanted]
 
 
 def _priced(found: Sequence[Benched], prices: PriceList, book: CostBook) -> list[Benched]:
@@ -138,6 +141,12 @@ def _priced(found: Sequence[Benched], prices: PriceList, book: CostBook) -> list
         price = prices.of(one.pipeline, {TEXT_TO_IMAGE: reference, one.pipeline: one.unit_ps})
         priced.append(replace(one, reference_ps=reference, price=price))
     return priced
+
+
+def _cost(shortest_ms: int, units: int, known: ModelCapability) -> int:
+    """Of a unit, by the shortest job; where whole milliseconds say too little, as the worker measured it itself."""
+    by_job = unit_ps((shortest_ms + 0.5) / 1000, units)
+    return by_job if shortest_ms >= COARSE_MS else known.unit_ps or by_job
 
 
 class _Bench:
@@ -161,18 +170,17 @@ class _Bench:
         return replace(shape, steps=min(self._steps, entry.max_steps)) if entry.pipeline in DENOISED else shape
 
     async def _measure(self, entry: ModelCapability, cold_ms: int) -> Benched:
-        shape, took, times = self._shape(entry), list[float](), list[int]()
+        shape, times = self._shape(entry), list[int]()
         for number in range(1, self._jobs + 1):
-            started = time.monotonic()
             result = await self._job(shape)
-            took.append(time.monotonic() - started - result.load_ms / 1000)
             times.append(result.run_ms)
             self._say(f"{entry.name}: job {number} of {self._jobs}: {result.run_ms} ms")
-        cost, device = unit_ps(min(took), shape.units), self._worker.device
-        await trio.to_thread.run_sync(self._book.put, device, entry.pipeline, entry.model, cost)
         known = self._worker.capability().find(entry.pipeline, entry.model) or entry
+        cost, device = _cost(min(times), shape.units, known), self._worker.device
+        await trio.to_thread.run_sync(self._book.put, device, entry.pipeline, entry.model, cost)
         return Benched(
             name=entry.name,
+            model=entry.model,
             pipeline=entry.pipeline,
             device=device,
             side=shape.width,

@@ -20,7 +20,7 @@ from compute.modelref import HubModel
 from compute.modelstore import ModelStore
 from compute.offline import go_offline, hush
 from compute.pulling import pull
-from compute.safety import CHECKER, WHOLE, Checking
+from compute.safety import CHECKER, POLICY, WHOLE, Checking
 from compute.served import Wanted, serve
 from compute.spec import AUDIO_TO_TEXT, SEGMENT_ANYTHING, UPSCALE
 from compute.workerchild import WorkerConfig
@@ -132,7 +132,7 @@ async def test_they_are_sold_at_prices_of_their_own_and_results_are_checked(
             gateway = await market.gateway(1)
             pricing = Pricing(PriceList(2_000_000), CostBook(costs), lambda: worker.device)
             seller = await market.orchestrator(2, price=1, machine=worker, pricing=pricing)
-            await priced(gateway, worker, pipelines)
+            await priced(gateway, worker, pricing, pipelines)
             client, _ = await market.client(3)
             await sell(market, client, gateway, seller, tmp_path)
             told = json.loads(costs.read_text())
@@ -144,12 +144,14 @@ async def test_they_are_sold_at_prices_of_their_own_and_results_are_checked(
             nursery.cancel_scope.cancel()
 
 
-async def priced(gateway: Place, worker: Worker, pipelines: tuple[str, ...]) -> None:
-    """Until every model is measured, and its offer says so."""
+async def priced(gateway: Place, worker: Worker, pricing: Pricing, pipelines: tuple[str, ...]) -> None:
+    """Until every model is measured, and the offers that the gateway knows say so."""
     feed = gateway.role._m.feed  # type: ignore[union-attr]
     while not all(entry.unit_ps for entry in worker.capability().models):  # noqa: ASYNC110 - another process
         await trio.sleep(0.05)
-    while {posting.offer.pipeline for posting in feed.book.postings()} < set(pipelines):
+    await pricing.learn(worker.capability())
+    asked = {pipeline: pricing.ask(pipeline, worker.capability()) for pipeline in pipelines}
+    while {posting.offer.pipeline: posting.offer.price for posting in feed.book.postings()} != asked:
         await feed.changed()
 
 
@@ -170,7 +172,7 @@ async def sell(market: Marketplace, client: Client, gateway: Place, seller: Plac
     assert passed.receipt.safety.score < WHOLE // 2
     stopped = await bought(client, gateway.key.peer, UPSCALE, tmp_path / "red.png")
     assert isinstance(stopped, JobFailed)
-    assert stopped.charged == 0
+    assert (stopped.code, stopped.charged) == (POLICY, 0)
     known = gateway.role.reputation.of(seller.key.peer, now_ms())  # type: ignore[union-attr]
     assert (known.faults, known.failed_in_row, known.banned_until) == (0, 0, 0)
     assert gateway.books.standing(seller.key.address).faults == 0

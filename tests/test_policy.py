@@ -140,7 +140,8 @@ async def test_nobody_takes_it_and_nothing_is_paid(tmp_path: Path) -> None:
             bid = await market.bid(client, gateway.key.peer, prompt="a red circle", deadline_ms=3000)
             got = await client.bid(gateway.key.peer, bid, lambda news: None)
             assert isinstance(got, JobFailed)
-            assert got.charged == 0
+            assert (got.code, got.charged) == (wire.POLICY, 0)
+            assert "such words" in got.hint
             assert machine.done == 0
             assert choosy.books.standing(gateway.key.address).delivered == 0
             assert gateway.books.standing(choosy.key.address).faults == 0

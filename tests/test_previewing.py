@@ -91,6 +91,16 @@ def test_only_who_asks_is_looked_at_and_only_at_its_steps() -> None:
     assert run.made == [2, 5, 8]
 
 
+def test_what_a_checker_decides_on_is_not_seen_before() -> None:
+    run = Seen()
+    previews, job = Previews(run.clock), open_job(run, asking("1"))
+    job.may_be_seen = False
+    for _ in range(3):
+        run.now += EVERY_S
+        assert not advance(previews, job)
+    assert not run.made
+
+
 def test_a_job_is_looked_at_twice_a_second_at_most() -> None:
     run = Seen()
     previews, job = Previews(run.clock), open_job(run, asking("1"))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,13 +17,15 @@ from hypothesis import strategies as st
 
 from compute.capability import Capability, Dtype, ModelCapability
 from compute.costbook import MAX_COST, CostBook
+from compute.modelfolder import bundled, bundled_names, read_folder
 from compute.spec import IMAGE_TO_TEXT, TEXT_TO_IMAGE, UPSCALE
-from ledger.money import MAX_WEI, scaled
+from ledger.money import GWEI, MAX_WEI, scaled
 from market.config import load_config
 from market.prices import PriceList, dearest
 from market.pricing import Pricing
 from p2p.errors import Misconfigured
 
+ROOT = Path(__file__).parent.parent
 PRICES = st.integers(0, 10**30)
 COSTS = st.integers(1, MAX_COST)
 
@@ -140,3 +146,40 @@ def test_a_table_of_prices_is_read_in_the_words_of_the_flag(monkeypatch: pytest.
 def test_what_is_no_table_of_prices_is_refused_in_one_line(told: object, reason: str) -> None:
     with pytest.raises(Misconfigured, match=reason):
         load_config(prices=told)
+
+
+# -- measured --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.live
+@pytest.mark.prove
+def test_the_command_measures_every_pipeline_beside_text_to_image(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    places = {"PASAR_HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": str(tmp_path)}
+
+    def bench(*argv: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "node.py"), "models", "bench", "--jobs", "1", "--steps", "2", "--json", *argv],
+            env={**os.environ, **places},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    (tmp_path / "pasar").mkdir()
+    (tmp_path / "pasar" / "pasar.toml").write_text("[prices]\naudio-to-text = 77\n")
+    one = bench("tiny-upscaler")
+    costs = json.loads((tmp_path / "home" / "costs.json").read_text())["cpu"]
+    assert set(costs) == {UPSCALE, TEXT_TO_IMAGE}  # the bundled one was measured too, to compare with
+    (own,), (reference,) = costs[UPSCALE].values(), costs[TEXT_TO_IMAGE].values()
+    assert one["seconds_per_unit"] == own / 10**12
+    assert one["relative_cost"] == pytest.approx(own / reference, rel=1e-4)
+    assert one["price_wei"] == scaled(100 * GWEI, own, reference)
+    rows = {row["pipeline"]: row for row in bench()}
+    names = [read_folder(bundled(name)).pipeline for name in bundled_names()]
+    assert sorted(rows) == sorted(names)
+    assert all(row["seconds_per_unit"] > 0 for row in rows.values())
+    assert rows["audio-to-text"]["price_wei"] == 77
+    assert (rows[TEXT_TO_IMAGE]["relative_cost"], rows[TEXT_TO_IMAGE]["price_wei"]) == (1.0, 100 * GWEI)

@@ -24,6 +24,7 @@ from compute.offline import go_offline, hush
 from compute.safety import CHECKER, MAX_PICTURES, WHOLE, Checking, Safety, as_dict, in_words
 from compute.served import Wanted, serve
 from compute.spec import UPSCALE, Artifact
+from compute.tracestore import TraceStore
 from compute.work import JobResult
 from compute.workerchild import WorkerConfig
 from compute.workerlink import Worker
@@ -35,7 +36,9 @@ torch = pytest.importorskip("torch")
 np = pytest.importorskip("numpy")
 hush()
 
-from compute.pipeline import BrokenOutput  # noqa: E402 - after the environment is set
+from compute.device import Device  # noqa: E402 - after the environment is set
+from compute.openjob import OpenJob  # noqa: E402
+from compute.pipeline import BrokenOutput  # noqa: E402
 from compute.pipelines import safety_check  # noqa: E402
 from compute.pipelines.safety_check import SafetyCheck  # noqa: E402
 from tests.support.checkers import LABELS, plain_png, trained_checker  # noqa: E402
@@ -141,6 +144,19 @@ def test_nothing_is_a_finding_that_no_checker_made() -> None:
     told = as_dict(Safety("watchful", bytes(32), "nsfw", 31_000, 2))
     assert (told["safety"], told["checker"], told["label"], told["score"]) == ("checked", "watchful", "nsfw", 0.031)
     assert in_words(as_dict(Safety("watchful", bytes(32), "nsfw", 31_000, 2))) == "checked by watchful: nsfw 0.031"
+
+
+def test_a_device_with_a_checker_shows_nothing_before(folder: Path, tmp_path: Path) -> None:
+    entry = read_folder(bundled("tiny-upscaler"))
+    spec, files = yardstick(shape_of(UPSCALE, entry.model, 0), bytes(16))
+
+    def job_on(checker: SafetyCheck | None) -> OpenJob:
+        traces = TraceStore(tmp_path / f"traces-{checker is None}")
+        device = Device("cpu", Dtype.FP32, (entry,), traces, 0, lambda entry: None, checker)
+        return device.begin(bytes(32), spec, files)
+
+    assert not job_on(checker_of(folder)).may_be_seen
+    assert job_on(None).may_be_seen
 
 
 # -- what is no checker ----------------------------------------------------------------------------------------------
