@@ -49,6 +49,7 @@ DEADLINE_MS = 180_000
 TRIES = 3
 FLAT = 1.05
 WARM_UP = 0.5  # part of the jobs after which a node has all it will have
+MEASURED_FROM = 200  # jobs: in a shorter soak no worker lives for long enough
 SPARE_FILES = 16  # connections that come and go
 SHARED = Path("/dev/shm")
 SCRIPT = "tests/support/soaking.py"
@@ -179,14 +180,15 @@ def growth(looks: list[Look]) -> float:
 def test_a_soak_loses_nothing_and_leaves_nothing(town: SoakTown) -> None:
     tally = trio.run(soak, town)
     tell(town, tally)
+    assert town.killed or JOBS < MEASURED_FROM
     assert tally.lost == []
     assert len(tally.refused) <= len(town.killed) // 2
     assert len(tally.ids) == sum(tally.kinds.values()) == JOBS
     assert set(tally.kinds) == set(PIPELINES)
     assert all(growth(looks) <= FLAT for looks in town.looks.values())
     grown = [life.growth for life in town.lives.values() if life.growth is not None]
-    assert grown
-    assert max(grown) <= FLAT
+    assert grown or JOBS < MEASURED_FROM
+    assert max(grown, default=1.0) <= FLAT
     check_what_is_left(town, tally)
 
 

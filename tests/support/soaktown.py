@@ -83,8 +83,11 @@ class SoakTown:
         return found
 
     def kill_a_worker(self) -> None:
-        """Of the seller whose turn it is; where it has none just now, of the other one."""
-        workers = self.workers()
+        """Of the seller whose turn it is, if that has all its models by now; else of the other one, if that has.
+
+        On a machine on which a worker starts slowly none would else ever do a job.
+        """
+        workers = {name: worker for name, worker in self.workers().items() if self._is_warm(worker)}
         turn = SELLERS[len(self.killed) % len(SELLERS)]
         victim = workers.get(turn) or next(iter(workers.values()), None)
         if victim is not None:
@@ -113,6 +116,10 @@ class SoakTown:
                 found += self.folder(name).glob(f"{kept}/*")
             found += [path for path in self.folder(name).rglob("*") if path.suffix in (".new", ".fresh", ".part")]
         return found
+
+    def _is_warm(self, worker: psutil.Process) -> bool:
+        life = self.lives.get(worker.pid)
+        return life is not None and life.warm_at is not None
 
     async def _all_warm(self, seller: str) -> bool:
         answer = await knock(self.folder(seller), ModelsQuestion(), 5)
