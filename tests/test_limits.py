@@ -452,6 +452,12 @@ MEDIA = (
         "test_media_limits:test_a_jpeg_says_its_sides_within_so_many_parts",
     ),
     Limit(
+        "scans of a JPEG",
+        64,
+        "compute.pictureheader:MAX_SCANS",
+        "test_imagefile:test_a_jpeg_of_scans_without_end_is_refused_before_its_decoder_sees_it",
+    ),
+    Limit(
         "a sound file, bytes",
         48 * MIB,
         "compute.soundfile:DEFAULT.bytes",
@@ -462,6 +468,12 @@ MEDIA = (
         3600,
         "compute.soundfile:DEFAULT.seconds",
         "test_soundfile:test_length_in_bytes_and_seconds_has_limits",
+    ),
+    Limit(
+        "samples that are decoded of a sound, of all channels",
+        400_000_000,
+        "compute.soundfile:DEFAULT.samples",
+        "test_soundfile:test_what_is_decoded_has_a_limit_whatever_its_length",
     ),
     Limit(
         "streams of a container of sound",

@@ -435,6 +435,17 @@ def test_what_a_verdict_leaves_short_is_topped_up_and_never_past_the_price() -> 
     story >> ev.PaymentSettled(TWO, b"ok", 600) << []
 
 
+def test_credit_from_before_that_another_job_used_is_paid_in_tickets() -> None:
+    story = Story(Buying.of(TO)) >> ev.Connected() >> ev.Awarded(b"cached") >> ev.PaymentReady(ZERO, b"zero")
+    story >> wire.Acceptance(JOB, 1, 0, b"p") >> wire.TicketsVerdict(JOB, 1, ZERO, b"v0")
+    story >> ev.PaymentSettled(ZERO, b"v0", 70) >> wire.Start(JOB, 1)  # the seller counted 30 that were there
+    story >> SEAL >> ev.BlobReceived(CIPHER.blob) << [cmd.Pay(ONE, 1500, 1600, b"sealed-params")]
+    story >> ev.PaymentReady(ONE, b"one") >> wire.TicketsVerdict(JOB, 1, ONE, b"v1", 30, b"fresh")
+    story >> ev.PaymentSettled(ONE, b"v1", 1500) << [cmd.Pay(TWO, 30, 1600, b"fresh")]
+    story >> ev.PaymentReady(TWO, b"two") >> wire.TicketsVerdict(JOB, 1, TWO, b"v2", 10**9, b"fresh")
+    story >> ev.PaymentSettled(TWO, b"v2", 30) << []  # never past the price
+
+
 def test_a_newcomers_result_is_opened_and_delivered_before_it_is_paid() -> None:
     story = running() >> FIRST_SEAL << []
     story >> ev.BlobReceived(CIPHER.blob) << [cmd.OpenSeal(MADE.commitment, MADE.key, RECEIPT)]

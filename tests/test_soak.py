@@ -4,7 +4,7 @@ What is promised, and held here: a worker that dies costs nobody a job. Whoever 
 seller or from the worker's successor, under the same id, paid once. Only where two workers in a row died under a job
 may it end with a reason, and bidding again brings it. And nothing stays behind: no memory, no file, no process.
 
-``PASAR_SOAK_JOBS`` says how many jobs, 500 if it is not set.
+``PASAR_SOAK_JOBS`` says how many jobs, 500 if it is not set; ``PASAR_SOAK_KILL_S`` how often a worker is killed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from market.config import load_config
 from market.instance import claim
 from market.lightclient import find_gateways, greeter_of, join
 from market.refusal import Refusal
+from market.rolekit import PIPELINES
 from p2p.errors import PasarError
 from p2p.peer import PeerId
 from tests.support.bookkeeping import customer_jobs, violations
-from tests.support.mixture import PIPELINES, Errand, errand
+from tests.support.mixture import Errand, Mixture
 from tests.support.processes import eventually, local_market
 from tests.support.soaking import KEEP_S
 from tests.support.soaktown import SELLERS, Look, SoakTown
@@ -42,12 +43,13 @@ pytest.importorskip("torch")
 pytest.importorskip("av")
 
 JOBS = int(os.environ.get("PASAR_SOAK_JOBS", "500"))
-KILL_EVERY_S, LOOK_EVERY_S = 20.0, 2.0
+KILL_EVERY_S, LOOK_EVERY_S = float(os.environ.get("PASAR_SOAK_KILL_S", "20")), 2.0
 AT_ONCE = 6
-DEADLINE_MS = 120_000
+DEADLINE_MS = 180_000
 TRIES = 3
 FLAT = 1.05
 WARM_UP = 0.5  # part of the jobs after which a node has all it will have
+MEASURED_FROM = 200  # jobs: in a shorter soak no worker lives for long enough
 SPARE_FILES = 16  # connections that come and go
 SHARED = Path("/dev/shm")
 SCRIPT = "tests/support/soaking.py"
@@ -68,41 +70,42 @@ class Tally:
 class Customer:
     """Bids through one gateway, several errands at a time."""
 
-    def __init__(self, client: Client, gateway: PeerId) -> None:
-        self._client, self._gateway, self.tally = client, gateway, Tally()
+    def __init__(self, client: Client, gateway: PeerId, mixture: Mixture) -> None:
+        self._client, self._gateway, self._mixture, self.tally = client, gateway, mixture, Tally()
         self._numbers = iter(range(JOBS))
 
     async def work(self) -> None:
         for number in self._numbers:
-            await self._have_done(number, errand(number, DEADLINE_MS))
+            await self._have_done(number, self._mixture.errand(number))
             self.tally.done += 1
 
-    async def _have_done(self, number: int, asked: Errand) -> None:
+    async def _have_done(self, number: int, errand: Errand) -> None:
         reasons: list[str] = []
         while len(reasons) < TRIES:
             try:
-                reason = await self._once(asked)
+                reason = await self._once(errand)
             except PasarError as exc:
                 reason = f"{type(exc).__name__}: {exc}"
             if not reason:
-                self.tally.kinds[asked.pipeline] += 1
+                self.tally.kinds[errand.pipeline] += 1
                 self.tally.refused += reasons
                 return
-            reasons.append(f"{number} {asked.pipeline}: {reason}")
+            reasons.append(f"{number} {errand.pipeline}: {reason}")
         self.tally.lost += reasons
 
-    async def _once(self, asked: Errand) -> str:
+    async def _once(self, errand: Errand) -> str:
         """Empty when it was delivered and everything checks; else why not."""
-        model = choose_model(await self._client.models(self._gateway, asked.pipeline), asked.wish)
+        wish, files = errand.asked.wish, errand.asked.files
+        model = choose_model(await self._client.models(self._gateway, errand.pipeline), wish)
         if isinstance(model, Refusal):
             return str(model)
-        bid = bid_for(asked.wish, model, asked.pipeline, secrets.token_bytes)
-        got = await self._client.bid(self._gateway, bid, self._hear, files=asked.files)
+        bid = bid_for(wish, model, errand.pipeline, secrets.token_bytes)
+        got = await self._client.bid(self._gateway, bid, self._hear, files=files)
         match got:
             case Delivered():
                 heads = [(head.digest, head.size) for head in got.done.artifacts]
                 assert heads == [(sha256(data).digest(), len(data)) for data in got.files]
-                assert got.done.artifacts[0].media_type == asked.media_type
+                assert got.done.artifacts[0].media_type == errand.media_type
                 assert got.receipt.spec == bid.spec.digest
                 self.tally.ids.add(got.done.job_id)
                 return ""
@@ -156,7 +159,7 @@ async def soak(town: SoakTown) -> Tally:
             for pipeline in PIPELINES:
                 while [one.offers for one in (await client.models(gateway, pipeline)).models] != [len(SELLERS)]:  # noqa: ASYNC110
                     await trio.sleep(0.5)
-            customer = Customer(client, gateway)
+            customer = Customer(client, gateway, Mixture(town.market.cwd / "asked", DEADLINE_MS))
             nursery.start_soon(every, KILL_EVERY_S, lambda: trio.to_thread.run_sync(town.kill_a_worker))
             nursery.start_soon(every, LOOK_EVERY_S, lambda: town.look(customer.tally.done))
             async with trio.open_nursery() as busy:
@@ -177,14 +180,15 @@ def growth(looks: list[Look]) -> float:
 def test_a_soak_loses_nothing_and_leaves_nothing(town: SoakTown) -> None:
     tally = trio.run(soak, town)
     tell(town, tally)
+    assert town.killed or JOBS < MEASURED_FROM
     assert tally.lost == []
     assert len(tally.refused) <= len(town.killed) // 2
     assert len(tally.ids) == sum(tally.kinds.values()) == JOBS
     assert set(tally.kinds) == set(PIPELINES)
     assert all(growth(looks) <= FLAT for looks in town.looks.values())
     grown = [life.growth for life in town.lives.values() if life.growth is not None]
-    assert grown
-    assert max(grown) <= FLAT
+    assert grown or JOBS < MEASURED_FROM
+    assert max(grown, default=1.0) <= FLAT
     check_what_is_left(town, tally)
 
 
@@ -222,5 +226,5 @@ def check_what_is_left(town: SoakTown, tally: Tally) -> None:
     _, alive = psutil.wait_procs(mine, timeout=30)
     assert not alive
     assert not list(town.market.home.rglob("*.sock"))
-    assert not list(town.temporary.iterdir())
+    assert town.left() == []
     assert not list(SHARED.glob("*pasar*"))

@@ -209,6 +209,8 @@ class Buyer(Machine[BuyingRecord]):
         if settled.refused:
             return self._replace(line, keccak256(settled.verdict))
         self._set_line(replace(line, settled=True, credited=settled.credited))
+        if line.need and self.record.paid:
+            self._count_what_came()
         short = min(line.need, self._target - self.committed)
         if short <= 0:
             return self._done() if self.record.delivered and self._paid_up else []
@@ -216,6 +218,14 @@ class Buyer(Machine[BuyingRecord]):
             return self._end(PAYMENT_REFUSED)
         self._set(topped=self.record.topped + 1)
         return self._pay(short)
+
+    def _count_what_came(self) -> None:
+        """Earlier payments may rest on credit from before, which another attempt was first to use: they are worth what
+        tickets brought.
+        """
+        for line in self.record.payments:
+            if line.settled and line.credited < line.amount:
+                self._set_line(replace(line, need=line.need or line.amount - line.credited))
 
     def _replace(self, line: PaymentLine, verdict: bytes) -> list[Command]:
         if verdict in line.spent:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from compute.spec import (
     AUDIO_TO_TEXT,
+    IMAGE_TO_IMAGE,
     IMAGE_TO_TEXT,
     IMAGE_TO_VIDEO,
     SEGMENT_ANYTHING,
     TEXT_TO_IMAGE,
+    TRANSCODE,
     UPSCALE,
-    Option,
 )
+from market.asking import Asked, ask
 from market.client import Wish
+from market.rolekit import PIPELINES
 from tests.support.bad_media import SPEECH, picture
-from tests.support.town import inputs_of
+from tests.support.films import film
 
-PIPELINES = (TEXT_TO_IMAGE, AUDIO_TO_TEXT, IMAGE_TO_TEXT, IMAGE_TO_VIDEO, SEGMENT_ANYTHING, UPSCALE)
 PROMPTS = ("a red circle", "a blue square on white", "the sea at sunset", "a green triangle and a yellow star")
-SIDES = (48, 64, 80)
-SPOKEN_MS = 10_000
+SIDES = (64, 80, 96)
+FRAMES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +31,35 @@ class Errand:
     """One job as a client asks for it, and what its first file must be."""
 
     pipeline: str
-    wish: Wish
-    files: tuple[bytes, ...]
+    asked: Asked
     media_type: str
 
 
-def errand(number: int, deadline_ms: int) -> Errand:
-    """The job of this number; the same number is the same job."""
-    plain = Wish("", steps=1, guidance=0, seed=number, deadline_ms=deadline_ms, wait=True)
-    side = SIDES[number // 6 % len(SIDES)]
-    still = picture(side)
-    seen = replace(plain, width=side, height=side, inputs=inputs_of((still,)))
-    match PIPELINES[number % len(PIPELINES)]:
-        case kind if kind == TEXT_TO_IMAGE:
-            drawn = replace(plain, prompt=PROMPTS[number % len(PROMPTS)], steps=2 + number % 5)
-            return Errand(kind, replace(drawn, guidance=4000 if number % 4 else 0), (), "image/png")
-        case kind if kind == AUDIO_TO_TEXT:
-            told = replace(plain, length=SPOKEN_MS, inputs=inputs_of((SPEECH,), "audio/wav"))
-            return Errand(kind, told, (SPEECH,), "application/json")
-        case kind if kind == IMAGE_TO_VIDEO:
-            moved = replace(seen, length=4, options=(Option("motion", "pan-left"),))
-            return Errand(kind, moved, (still,), "video/mp4")
-        case kind if kind == SEGMENT_ANYTHING:
-            pointed = replace(seen, options=(Option("points", f"[[{side // 2}, {side // 2}]]"),))
-            return Errand(kind, pointed, (still,), "application/json")
-        case kind if kind == UPSCALE:
-            return Errand(kind, replace(seen, width=2 * side, height=2 * side), (still,), "image/png")
-    return Errand(IMAGE_TO_TEXT, seen, (still,), "application/json")
+class Mixture:
+    """The files are made once, in ``folder``."""
+
+    def __init__(self, folder: Path, deadline_ms: int) -> None:
+        self._folder, self._deadline_ms = folder, deadline_ms
+        folder.mkdir(parents=True)
+        for side in SIDES:
+            (folder / f"{side}.png").write_bytes(picture(side))
+        (folder / "said.wav").write_bytes(SPEECH)
+        (folder / "film.mp4").write_bytes(film([frame / 10 for frame in range(8)], width=160, height=96))
+
+    def errand(self, number: int) -> Errand:
+        """The job of this number; the same number is the same job."""
+        pipeline, turn = PIPELINES[number % len(PIPELINES)], number // len(PIPELINES)
+        wish = Wish(PROMPTS[turn % 4], seed=number, deadline_ms=self._deadline_ms, wait=True, steps=2 + turn % 5)
+        wish = replace(wish, length=FRAMES if pipeline == IMAGE_TO_VIDEO else 0)
+        still = self._folder / f"{SIDES[turn % 3]}.png"
+        file, options, media_type = {
+            TEXT_TO_IMAGE: (None, (), "image/png"),
+            IMAGE_TO_IMAGE: (still, ("strength=0.6",), "image/png"),
+            UPSCALE: (still, (), "image/png"),
+            IMAGE_TO_VIDEO: (still, ("motion=pan-left",), "video/mp4"),
+            IMAGE_TO_TEXT: (still, (), "application/json"),
+            SEGMENT_ANYTHING: (still, ("points=[[32,32]]",), "application/json"),
+            AUDIO_TO_TEXT: (self._folder / "said.wav", (), "application/json"),
+            TRANSCODE: (self._folder / "film.mp4", ("renditions=80x48@60k",), "video/mp4"),
+        }[pipeline]
+        return Errand(pipeline, ask(pipeline, wish, file, options), media_type)
