@@ -10,8 +10,7 @@ is only when a request is handed in:
 Step counts are mixed, arrivals are those of a Poisson process of which as many fall into the time as do on average,
 the same for all three. A load of 1.0 is what the device does one at a time, measured just before. Above that, whoever
 serves too slowly has a queue that grows with the number of requests, and so does its latency. Latency runs from the
-arrival; the first step is the first that is told of. The bundled model has a thread for each core, as a worker has,
-and once more only one, whose processor time a busy machine changes little.
+arrival; the first step is the first that is told of. On a CPU one thread works.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from compute.modelfolder import bundled
 
 STEPS = (8, 12, 20)
 REQUESTS = {0.5: 24, 0.8: 24, 1.2: 39, 2.0: 120}  # by load; above 1.0 queues need time to form
-ONE_THREAD = {2.0: 81}
 SATURATED = {2.0: 12}
 MEASURED = 6  # requests alone, for the capacity
 SEED = 20
@@ -124,9 +122,7 @@ def run(say: Say) -> Report:
         place = Path(home)
         bench = DeviceBench(bundled(), place / "traces", 64, "cpu")
         results["bundled"] = _compare(say, "bundled", bench, REQUESTS, tuple(WAYS))
-        bench = DeviceBench(bundled(), place / "traces", 64, "cpu", threads=1)
-        results["one thread"] = _compare(say, "one thread", bench, ONE_THREAD, tuple(WAYS))
-        bench = DeviceBench(build(place / "saturating", SATURATING), place / "traces", 192, "cpu", threads=1)
+        bench = DeviceBench(build(place / "saturating", SATURATING), place / "traces", 192, "cpu")
         results["saturating"] = _compare(say, "saturating", bench, SATURATED, ("one", "step"))
         if _has_cuda():
             folder = build(place / "large", STABLE_DIFFUSION, half=True)

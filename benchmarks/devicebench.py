@@ -1,15 +1,13 @@
 """A device with its real step loop in this process, on a clock that counts only what the device works.
 
 The board, the loop, the policy, the device and the model are those of a worker; between them and the caller there is no
-socket. Where one CPU thread does it all the clock is its processor time, so that a busy machine changes little; with
-more threads, and on an accelerator, it is the wall clock around each piece of work. While nothing works it jumps to the
-next arrival.
+socket. On a CPU the clock is the processor time of the thread that works, so that a busy machine changes little; on an
+accelerator it is the wall clock around each piece of work. While nothing works it jumps to the next arrival.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -20,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import trio
 import trio.testing
 
-from benchmarks.report import cores
 from compute.jobboard import BoardJob, JobBoard
 from compute.modelfolder import read_folder
 from compute.offline import go_offline, hush
@@ -47,22 +44,21 @@ class Asked:
 class DeviceBench:
     """One model on one device. ``serve`` runs a scenario on a clock of its own."""
 
-    def __init__(self, folder: Path, traces: Path, side: int, device: str, threads: int = 0) -> None:
-        """Loads and calibrates. ``threads`` 0: one for each core, as a worker has when nobody says otherwise."""
+    def __init__(self, folder: Path, traces: Path, side: int, device: str) -> None:
+        """Loads and calibrates."""
         go_offline()
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in a worker
         import torch
 
         from compute.device import Device, pick
 
         hush()
-        torch.set_num_threads(threads or cores())
+        torch.set_num_threads(1)
         self.entry, self.side = read_folder(folder), side
         name, dtype = pick(device, "auto")
         self.device: Device = Device(name, dtype, (self.entry,), TraceStore(traces), 0, lambda change: None)
         self.device.load(self.entry.model)
         self.device.calibrate(self.entry.model)
-        self._spent = time.thread_time if name == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+        self._spent = time.thread_time if name == "cpu" else time.perf_counter
 
     def spec(self, steps: int, seed: int) -> JobSpec:
         """A guided picture of the model's side."""
