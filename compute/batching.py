@@ -26,7 +26,7 @@ Group = Hashable
 SIZES = (1, 2, 4, 8, 16)  # that are measured when a model is loaded
 MAX_OPEN = SIZES[-1]  # jobs with a place on a device
 MOST_GAIN = 100 * SIZES[-1]
-LEAST_GAIN = 104  # percent of what half as many do, for a larger batch to be used: less may be an error of measurement
+LEAST_GAIN = 105  # percent of what half as many do, for a larger batch to be used: less may be an error of measurement
 WORTH = 110  # percent, for more places: each makes all promises longer, and so must earn it
 
 

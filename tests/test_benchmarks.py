@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks.batching import STEPS, arrivals
 from benchmarks.report import NotRun, Report, Say, goal, needed, quantile
 
 
@@ -85,3 +86,11 @@ def test_a_quantile_is_a_measured_value() -> None:
     assert quantile(values, 0.99) == 99
     assert quantile([7.0], 0.99) == 7
     assert needed(goal("rate", 0.9, ">=", 0.95)) == "it must rise by 0.05"
+
+
+def test_arrivals_are_as_many_and_as_long_as_the_load_says() -> None:
+    made = arrivals(2.0, 5.0, 30)
+    assert made == sorted(arrivals(2.0, 5.0, 30))
+    assert all(0 <= at <= 3.0 for at, _ in made)
+    assert sorted(steps for _, steps in made) == sorted(STEPS * 10)
+    assert [at for at, _ in arrivals(1.2, 5.0, 30)] != [at for at, _ in made]
