@@ -32,7 +32,8 @@ from p2p.errors import PasarError
 from p2p.peer import PeerId, peer_text
 
 SECONDS = 60.0  # of the attack; PASAR_ATTACK_S=600 is the long one
-PAUSE_S = 170.0  # for what it left to run out: streams, buckets, seen messages, and offers of ten seconds after 150
+PAUSE_S = 170.0  # for what it left to run out: streams, buckets, seen messages, and offers of ten seconds after 150;
+# results are kept for ten minutes, those of the attacker's bids too: PASAR_ATTACK_PAUSE_S=640 waits for these as well
 WARM_UP, JOBS = 60, 30
 DEADLINE_MS = 20_000
 UNDER_ATTACK_S = 2.0  # between two honest jobs while it lasts
@@ -66,12 +67,13 @@ class Found:
 
 
 def run(say: Say) -> Report:
-    """One minute of attack, or as many seconds as ``PASAR_ATTACK_S`` says."""
+    """One minute of attack, or as many seconds as ``PASAR_ATTACK_S`` says, and the pause that follows it."""
     seconds = float(os.environ.get("PASAR_ATTACK_S", SECONDS))
-    return report(trio.run(measure, say, seconds), seconds, say)
+    pause = float(os.environ.get("PASAR_ATTACK_PAUSE_S", PAUSE_S))
+    return report(trio.run(measure, say, seconds, pause), seconds, say)
 
 
-async def measure(say: Say, seconds: float) -> Found:
+async def measure(say: Say, seconds: float, pause: float = PAUSE_S) -> Found:
     """Warm up, measure, attack, pause, measure."""
     async with stage(say, PASAR_STRICT_PRIVATE="true") as market:
         seller = await market.orchestrator("seller", NOOP_ORCHESTRATOR)
@@ -83,8 +85,8 @@ async def measure(say: Say, seconds: float) -> Found:
         targets = [*_addrs(market), seller["addrs"][0]]
         during, failed, attack = await _under_attack(market, model, targets, seconds, say)
         rss.append(_memory(market))
-        say(f"after the attack: {_mib(rss[1])}; a pause of {PAUSE_S:.0f} s")
-        await trio.sleep(PAUSE_S)
+        say(f"after the attack: {_mib(rss[1])}; a pause of {pause:.0f} s")
+        await trio.sleep(pause)
         try:
             after = await jobs(market, model, JOBS)
         finally:

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from compute.checkverdict import FAR
 from compute.spec import Artifact
 from compute.strictjson import check_depth
-from compute.verdict import FAR
 from compute.work import Replay
 from p2p.errors import PasarError
 

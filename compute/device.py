@@ -209,7 +209,7 @@ class Device:
         return replay_step(self._run_of(spec, files), spec.shape.steps, index, dtype, before, after)
 
     def replay_start(self, spec: JobSpec, dtype: Dtype, noise: bytes, files: Sequence[bytes] = ()) -> Replay:
-        """Compare committed noise with what the seed gives."""
+        """Compare committed noise with what the seed gives, over the picture in ``files`` where one is drawn over."""
         return replay_start(self._run_of(spec, files), dtype, noise)
 
     def replay_picture(

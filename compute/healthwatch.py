@@ -8,7 +8,7 @@ import trio
 
 from compute import messages as m
 from compute.link import Link, LinkBroken
-from compute.patience import Patience, verdict
+from compute.verdict import Patience, verdict
 from p2p.errors import PeerFault
 
 SILENCE_S = 30.0  # importing a model library may hold the interpreter for seconds

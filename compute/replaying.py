@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from compute.capability import Dtype
+from compute.checkverdict import FAR
 from compute.pipeline import Run
 from compute.pipelines.text_to_image import decode_png
 from compute.spec import JobSpec
-from compute.verdict import FAR
 from compute.work import Replay
 from p2p.errors import Refused
 

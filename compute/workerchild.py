@@ -22,9 +22,9 @@ import trio
 from compute.capability import Dtype
 from compute.opendevice import ORPHAN_S
 from compute.otherprocess import kill, look_up, runs
-from compute.patience import LEAST_STEP_S, Patience
 from compute.safety import Checking
 from compute.tracestore import BUDGET
+from compute.verdict import LEAST_STEP_S, Patience
 from p2p.errors import Misconfigured
 
 MAX_SOCKET_PATH = 100  # bytes; sun_path holds 104 on macOS, 108 on Linux

@@ -163,10 +163,11 @@ class Worker:
         return max(0, min(self.slots, worthwhile(self._gains_for(shape))) - len(beside))
 
     def _gains_for(self, shape: JobShape) -> tuple[int, ...]:
-        entry = with_checks(self._capability).find(shape.pipeline, shape.model)
+        if shape.pipeline == VERIFY_STEP:
+            return (100,)  # checks share no step
+        entry = self._capability.find(shape.pipeline, shape.model)
         native = entry.native_side if entry is not None else 1
-        together = (100,) if shape.pipeline == VERIFY_STEP else self.gains(shape.model)
-        return fitting(together, shape.width * shape.height, native * native)
+        return fitting(self.gains(shape.model), shape.width * shape.height, native * native)
 
     async def generate(
         self,

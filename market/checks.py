@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from compute.capability import Dtype
+from compute.checkverdict import Finding
 from compute.digest import digest_bytes
 from compute.evidence import EVIDENCE_TYPE, MAX_DRAWN, WITHOUT, Evidence, Trouble, Wrong, check_spec, needed
 from compute.spec import DENOISED, MAX_INPUT, MAX_INPUTS, VERIFY_STEP, Artifact, Input, JobSpec
 from compute.trace import TraceLeaf, draw_steps
-from compute.verdict import Finding
 from market.receipt import CountersignedReceipt, NotVerified, Receipt, verify_receipt
 from market.tracewire import TraceAsk
 from p2p.codec import decode_as, encode

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from compute.capability import Dtype
+from compute.checkverdict import Finding, bound_of
 from compute.tolerance import tolerance
-from compute.verdict import Finding, bound_of
 from market.checks import Case, Checked, Conclusion, words
 from p2p.peer import peer_text
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from compute.checkverdict import Verdict, from_json, judge
 from compute.evidence import Evidence, Trouble, openings_wrong
 from compute.trace import TraceLeaf
-from compute.verdict import Verdict, from_json, judge
 from market.checks import Case, Checked, Conclusion, ask_for, draw, evidence_for
 from market.tracewire import TraceAsk
 from p2p.errors import MalformedMessage, PeerFault, Refused, Unavailable

@@ -320,8 +320,7 @@ class JobRun:
         for seller in self.job.contradicted:
             self._c.basket.reputation.failed(seller, now_ms())
         transfer = 0 if purchase.sealed_at is None else now_ms() - int(purchase.sealed_at * 1000)
-        auction = self._clock.accepted - self._clock.arrived
-        result = done(self.job, bought, paid, auction_ms=auction, transfer_ms=transfer)
+        result = done(self.job, bought, paid, auction_ms=self._clock.auction_ms, transfer_ms=transfer)
         try:
             await self._c.results.put(name_of(self.job_id), result, [file.data for file in bought.files])
         except Unavailable as exc:

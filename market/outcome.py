@@ -47,6 +47,11 @@ class Clock:
     arrived: int
     accepted: int = 0
 
+    @property
+    def auction_ms(self) -> int:
+        """From the bid to the acceptance of its award."""
+        return self.accepted - self.arrived
+
 
 def done(job: Job, bought: Bought, paid: int, *, auction_ms: int, transfer_ms: int) -> JobDone:
     """The result of a delivered job as its client hears of it."""

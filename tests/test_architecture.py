@@ -16,8 +16,8 @@ BELOW: dict[str, set[str]] = {
 PURE = {
     "p2p": "admission blobs codec doorkeeper envelope errors framing lookup peer providers pulse redial scores "
     "standing transport",
-    "compute": "batching capability catalog digest drawnfilm evidence filekinds filmheader flaws inbasket jobboard "
-    "joinwire likeness messages modelref patience phases picture pictureheader placement profiles "
+    "compute": "batching capability catalog checkverdict digest drawnfilm evidence filekinds filmheader flaws "
+    "inbasket jobboard joinwire likeness messages modelref phases picture pictureheader placement profiles "
     "pullplan renditions safety samplers shelf spec strictjson subtitles tolerance trace verdict "
     "wavefile weightsheader yardstick",
     "ledger": "account broker conservation cover evm_shapes money recipient redemption schema sender ticket "

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute.capability import Capability, Dtype, ModelCapability
+from compute.checkverdict import FAR, MAX_VERDICT, Finding, Verdict, as_json, from_json, judge, wanted
 from compute.digest import ArtifactDigest, digest_bytes
 from compute.evidence import (
     MAX_DRAWN,
@@ -26,7 +27,6 @@ from compute.evidence import (
 from compute.spec import MAX_INPUT, TEXT_TO_IMAGE, VERIFY_STEP, Input, Verification
 from compute.tolerance import tolerance
 from compute.trace import FINISHED, TraceLeaf, leaf_hash, merkle_path, merkle_root
-from compute.verdict import FAR, MAX_VERDICT, Finding, Verdict, as_json, from_json, judge, wanted
 from p2p.codec import decode, encode
 from p2p.errors import MalformedMessage
 from tests.support.job_specs import job_id, job_spec

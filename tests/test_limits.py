@@ -350,7 +350,7 @@ DEFENCE = (
     Limit(
         "bytes of a verdict",
         64 * KIB,
-        "compute.verdict:MAX_VERDICT",
+        "compute.checkverdict:MAX_VERDICT",
         "test_evidence:test_hostile_numbers_and_sizes_are_malformed",
     ),
     Limit(
@@ -642,14 +642,14 @@ DOORWAY = (
     Limit(
         "times its measure that a step may take without a sign of life",
         20,
-        "compute.patience:STEP_TIMES",
-        "test_patience:test_a_step_may_take_so_many_times_what_it_takes_by_measure",
+        "compute.verdict:STEP_TIMES",
+        "test_verdict:test_a_step_may_take_so_many_times_what_it_takes_by_measure",
     ),
     Limit(
         "seconds that any step may take",
         30,
-        "compute.patience:LEAST_STEP_S",
-        "test_patience:test_more_is_borne_of_a_longer_step_and_never_less_than_the_least",
+        "compute.verdict:LEAST_STEP_S",
+        "test_verdict:test_more_is_borne_of_a_longer_step_and_never_less_than_the_least",
     ),
     Limit(
         "raw frames of a clip in shared memory",

@@ -12,15 +12,25 @@ from typing import Any
 import pytest
 
 from compute.capability import Dtype
+from compute.checkverdict import FAR, from_json, judge
 from compute.digest import digest_artifact
 from compute.evidence import EVIDENCE_TYPE, Evidence, Trouble, Wrong
 from compute.modelfolder import bundled, read_folder
 from compute.offline import go_offline, hush
 from compute.pipeline import Finished
-from compute.spec import TEXT_TO_IMAGE, UPSCALE, Artifact, Input, JobShape, JobSpec, Option, Verification
+from compute.spec import (
+    IMAGE_TO_IMAGE,
+    TEXT_TO_IMAGE,
+    UPSCALE,
+    Artifact,
+    Input,
+    JobShape,
+    JobSpec,
+    Option,
+    Verification,
+)
 from compute.trace import TraceLeaf, leaf_hash, merkle_path, merkle_root
 from compute.tracestore import TraceStore
-from compute.verdict import FAR, from_json, judge
 from p2p.codec import encode
 from p2p.errors import Refused
 from tests.support.alone import run_alone
@@ -117,6 +127,7 @@ def test_a_job_that_shared_its_steps_passes(device: Device, folders: tuple[Path,
     assert judge(evidence, check_on(device, evidence, done.artifacts)) == ()
 
 
+@pytest.mark.prove
 def test_a_job_made_by_two_threads_passes(device: Device, folders: tuple[Path, ...]) -> None:
     torch.set_num_threads(2)
     try:
@@ -126,6 +137,7 @@ def test_a_job_made_by_two_threads_passes(device: Device, folders: tuple[Path, .
     assert judge(evidence, check_on(device, evidence, done.artifacts)) == ()
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("formats", [(Dtype.BF16, Dtype.BF16), (Dtype.FP32, Dtype.BF16), (Dtype.BF16, Dtype.FP32)])
 def test_a_job_passes_in_and_across_number_formats(
     folders: tuple[Path, ...], tmp_path: Path, formats: tuple[Dtype, Dtype]
@@ -178,6 +190,7 @@ def test_one_step_left_out_is_found_by_who_draws_it(device: Device, folders: tup
     assert Trouble(Wrong.STEP, index) in judge(shown, check_on(device, shown, done.artifacts))
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("bits", [8, 4])
 def test_coarser_weights_are_found(folders: tuple[Path, ...], tmp_path: Path, device: Device, bits: int) -> None:
     runs = pytest.importorskip("benchmarks.tolerance_runs")
@@ -188,6 +201,7 @@ def test_coarser_weights_are_found(folders: tuple[Path, ...], tmp_path: Path, de
     assert {one.index for one in troubles if one.what is Wrong.STEP} == set(range(STEPS))
 
 
+@pytest.mark.prove
 def test_the_weights_of_another_model_are_found(folders: tuple[Path, ...], tmp_path: Path, device: Device) -> None:
     runs = pytest.importorskip("benchmarks.tolerance_runs")
     other = make_device(folders[:1], tmp_path)
@@ -196,6 +210,7 @@ def test_the_weights_of_another_model_are_found(folders: tuple[Path, ...], tmp_p
     assert Wrong.STEP in whats(judge(evidence, check_on(device, evidence, done.artifacts)))
 
 
+@pytest.mark.prove
 def test_half_precision_said_to_be_single_is_found(folders: tuple[Path, ...], tmp_path: Path, device: Device) -> None:
     half = make_device(folders[:1], tmp_path, Dtype.BF16)
     coarse, done = made(half, paid_for(folders), range(STEPS))
@@ -301,6 +316,26 @@ def test_a_job_without_steps_is_run_again_whole(device: Device, folders: tuple[P
     assert judge(shown, check_on(device, shown, [cheap], (picture,))) == (Trouble(Wrong.RESULT, 0),)
 
 
+def test_a_picture_that_was_drawn_over_is_checked_step_by_step(
+    device: Device, folders: tuple[Path, ...], picture: bytes
+) -> None:
+    """What it starts from is the picture of its input under the noise of its seed: both must be those of the job."""
+    plain = paid_for(folders)
+    shape = replace(plain.shape, pipeline=IMAGE_TO_IMAGE, input_bytes=len(picture))
+    file = Input("image/png", len(picture), sha256(picture).digest())
+    spec = replace(plain, shape=shape, inputs=(file,), options=(Option("strength", "0.5"),))
+    done = run_alone(device, JOB, spec, files=(picture,))
+    evidence = evidence_of(JOB, spec, done, device._traces.open, range(STEPS))
+    assert judge(evidence, check_on(device, evidence, done.artifacts, (picture,))) == ()
+
+    run_alone(device, JOB, replace(spec, seed=8), files=(picture,))
+    other = evidence_of(JOB, replace(spec, seed=8), done, device._traces.open, (1,))
+    hashes = [leaf_hash(JOB, one.index, one.timestep, one.dtype, one.raw) for one in device._traces.open(JOB, range(6))]
+    shown = replace(other, spec=spec, trace_root=merkle_root(hashes))
+    assert Wrong.START in whats(judge(shown, check_on(device, shown, done.artifacts, (picture,))))
+
+
+@pytest.mark.prove
 def test_a_picture_of_receipt_only_is_run_again_whole(device: Device, folders: tuple[Path, ...]) -> None:
     spec = paid_for(folders, verification=Verification.RECEIPT)
     evidence, done = made(device, spec, ())

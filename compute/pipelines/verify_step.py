@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from compute.capability import Dtype
+from compute.checkverdict import Finding, Verdict, as_json, judge
 from compute.closeness import closeness
 from compute.evidence import MAX_EVIDENCE, WITHOUT, Evidence, Trouble, Wrong, check_shape, openings_wrong
 from compute.pipeline import Pipeline, Run, Turn
@@ -20,7 +21,6 @@ from compute.pipelines.piecework import Piecework, Progress, check_options, one_
 from compute.replaying import NOWHERE, replay_picture, replay_start, replay_step
 from compute.spec import DENOISED, VERIFY_STEP, Artifact, JobSpec
 from compute.trace import TraceLeaf
-from compute.verdict import Finding, Verdict, as_json, judge
 from compute.work import Replay
 from p2p.codec import decode_as
 from p2p.errors import MalformedMessage, Refused, UnknownMessage

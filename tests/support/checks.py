@@ -8,12 +8,12 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from compute.capability import Dtype
+from compute.checkverdict import Verdict, from_json
 from compute.digest import digest_artifact
 from compute.evidence import EVIDENCE_TYPE, Evidence, check_spec, needed
 from compute.pipeline import Finished
 from compute.spec import Artifact, Input, JobSpec
 from compute.trace import TraceLeaf
-from compute.verdict import Verdict, from_json
 from p2p.codec import encode
 from tests.support.alone import run_alone
 from tests.support.job_specs import job_id

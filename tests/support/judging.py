@@ -8,10 +8,10 @@ from hashlib import sha256
 
 from benchmarks.noop_worker import NoopWorker, noop_leaf
 from compute.capability import Dtype
+from compute.checkverdict import FAR, Finding, Verdict, as_json, judge, wanted
 from compute.evidence import Evidence, Wrong, with_checks
 from compute.spec import VERIFY_STEP, Artifact, JobSpec
 from compute.trace import TraceLeaf
-from compute.verdict import FAR, Finding, Verdict, as_json, judge, wanted
 from compute.work import JobResult, Step
 from p2p.codec import decode_as
 from p2p.errors import Refused

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute.messages import Attach, Channel, Phase, Pong
-from compute.patience import LEAST_STEP_S, STEP_TIMES, Patience, step_limit_s, verdict
+from compute.verdict import LEAST_STEP_S, STEP_TIMES, Patience, step_limit_s, verdict
 
 PATIENCE = Patience(step_s=120, load_s=900, resident=2**30)
 WELL = Pong(1, Phase.RUNNING, 100, 50, 2**20)
