@@ -64,7 +64,7 @@ def test_a_person_reads_what_each_part_cost_or_why_there_is_no_second() -> None:
     seconds = dict.fromkeys(("discover", "auction", "queue", "run", "transfer", "total"), 0.0)
     first = {
         "out": "a.png", "receipt": "a.receipt", "orchestrator": "X", "price_wei": 310, "limit_wei": 600,
-        "cost_wei": 300, "paid_wei": 300, "seed": 1, "seconds": seconds,
+        "cost_wei": 300, "paid_wei": 300, "seed": 1, "seconds": seconds, "safety": "unchecked",
     }  # fmt: skip
     second = {**first, "out": "a-2x.png", "price_wei": 40, "cost_wei": 40}
     both = summary({**first, "finish": second, "total_wei": 340})
