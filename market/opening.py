@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compute.picture import png_size
-from compute.spec import TEXT_TO_IMAGE, Artifact, JobSpec
+from compute.spec import DENOISED, Artifact, JobSpec
 from market.jobwire import Award, Commitment, SealKey
 from market.quote import Quote
 from market.receipt import NotVerified, Receipt, check_signed
@@ -29,7 +29,7 @@ def unsealed(
     plain = open_all(secret.key, bound, list(ciphers))
     files = tuple(Artifact(named.media_type, data) for named, data in zip(bound.artifacts, plain, strict=True))
     sides = (spec.shape.width, spec.shape.height)
-    if spec.shape.pipeline == TEXT_TO_IMAGE and any(png_size(file.data) != sides for file in files):
+    if spec.shape.pipeline in DENOISED and any(png_size(file.data) != sides for file in files):
         raise WrongKey("what is inside is no picture of this job")
     return files
 

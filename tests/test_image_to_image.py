@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -16,11 +17,14 @@ from hypothesis import strategies as st
 
 from compute.capability import Dtype
 from compute.catalog import MAX_DRAWN_OVER, all_served
+from compute.digest import digest_artifact
+from compute.evidence import Evidence, check_spec, needed
 from compute.modelfolder import read_folder
 from compute.offline import go_offline, hush
 from compute.spec import IMAGE_TO_IMAGE, TEXT_TO_IMAGE, UPSCALE, Input, JobSpec, Option
 from compute.trace import FINISHED, verify_leaf
 from compute.tracestore import TraceStore
+from p2p.codec import encode
 from p2p.errors import Refused
 from tests.support.job_specs import job_id, job_spec
 from tests.support.model_folders import random_model
@@ -247,6 +251,27 @@ def test_its_trace_can_be_checked_from_the_picture_to_the_picture(device: Device
     assert device.replay_picture(spec, Dtype.FP32, leaves[-1].raw, done.artifacts[0].data).max_diff_nano < 10**7
     with pytest.raises(Refused, match="BAD_INPUT"):
         device.replay_start(spec, Dtype.FP32, leaves[0].raw)
+
+
+@pytest.mark.parametrize(("strength", "passes"), [("0.5", True), ("0.9", False)])
+def test_a_check_of_its_steps_takes_the_picture_along(
+    device: Device, folder: Path, strength: str, passes: bool
+) -> None:
+    picture = png()
+    spec = drawn_over(folder, picture, steps=4)
+    job = device.begin(job_id("a"), spec, (picture,))
+    while not job.finished:
+        device.advance([job])
+    done = device.end(job)
+    asked = replace(spec, options=(Option("strength", strength),))
+    leaves = device._traces.open(job_id("a"), needed(4, (1,)))
+    named = (digest_artifact(done.artifacts[0]),)
+    evidence = Evidence(job_id("a"), asked, Dtype.FP32, named, done.trace_root, (1,), leaves)
+    files = (encode(evidence), done.artifacts[0].data, picture)
+    inputs = tuple(Input("image/png", len(data), sha256(data).digest()) for data in files)
+    check = device.begin(job_id("check"), check_spec(evidence, inputs, bytes(16)), files)
+    device.advance([check])
+    assert json.loads(device.end(check).artifacts[0].data)["passed"] is passes
 
 
 def test_no_job_without_its_picture_and_none_of_a_pipeline_that_the_model_does_not_serve(
