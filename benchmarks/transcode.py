@@ -21,7 +21,7 @@ from benchmarks.live_market import through_market
 from benchmarks.report import NotRun, Report, Say, goal
 
 SECONDS: Final = 12
-ROUNDS: Final = 5
+ROUNDS: Final = 3
 LIVE_MS: Final = 2000
 LOOK_AT: Final = 5  # one frame of so many is compared
 _SOURCE: Final = (

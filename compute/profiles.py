@@ -83,8 +83,8 @@ def read_order(option: Callable[[str, str], str]) -> Order:
 def blocks_of(ladder: Ladder, width: int, height: int) -> int:
     """What one frame costs, in blocks of 8 x 8 pixels: every rendition's box, and half of the source's picture.
 
-    The source is decoded once and read by every scaler. A box counts whole, whatever the source's shape: so the price is
-    known without the film.
+    The source is decoded once and read by every scaler. A box counts whole, whatever the source's shape: so the price
+    is known without the film.
     """
     pixels = sum(one.width * one.height for one in ladder.renditions) + (width * height + 1) // 2
     return -(-pixels // BLOCK)
