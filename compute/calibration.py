@@ -19,16 +19,24 @@ _TIMES = 2
 _MORE = 4  # times, in turn with half as many, before a size is given up: something else may have been busy here
 
 
+class PutOff(Exception):
+    """A job came in the middle of it."""
+
+
 def calibrate(
-    pipeline: Pipeline, run: Run, clock: Callable[[], float] = time.monotonic
+    pipeline: Pipeline,
+    run: Run,
+    clock: Callable[[], float] = time.monotonic,
+    wanted: Callable[[], bool] = lambda: False,
 ) -> tuple[tuple[int, ...], float]:
     """What batches of each size do in percent of one alone, as far as they pay, and the seconds of a step alone.
 
     Stops at a size that does not pay, that finds no memory, or for which no time is left. ``clock`` tells what a step
-    takes: where one thread does it all, its own processor time, which other processes change least.
+    takes: where one thread does it all, its own processor time, which other processes change least. Raises PutOff as
+    soon as the device is ``wanted`` for something else.
     """
     started = clock()
-    timed = partial(_time, pipeline, clock)
+    timed = partial(_time, pipeline, clock, wanted)
     latents = run.start()
     best: list[float] = []
     for size in SIZES:
@@ -57,11 +65,19 @@ def _pays(best: list[float]) -> bool:
 
 
 def _time(
-    pipeline: Pipeline, clock: Callable[[], float], turns: list[tuple[Run, Any, int]], times: int, *, warm: bool = False
+    pipeline: Pipeline,
+    clock: Callable[[], float],
+    wanted: Callable[[], bool],
+    turns: list[tuple[Run, Any, int]],
+    times: int,
+    *,
+    warm: bool = False,
 ) -> float:
     """The shortest of some steps. ``warm``: one more before, since a new size is prepared when it is first seen."""
     found, began = list[float](), clock()
     for number in range(times + warm):
+        if wanted():
+            raise PutOff
         started = clock()
         for (run, _, _), latents in zip(turns, pipeline.step_together(turns), strict=True):
             run.to_bytes(latents)  # waits for the device

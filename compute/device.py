@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from compute.batching import crowded, fitting, gain_at, limit_of
-from compute.calibration import calibrate
+from compute.calibration import PutOff, calibrate
 from compute.capability import GUESSED_SPEED, MAX_LOAD_MS, Dtype, ModelCapability
 from compute.catalog import ALSO_SERVED, ModelEntry
 from compute.costing import cost_of_denoising, cost_of_piece
@@ -38,6 +39,7 @@ from compute.work import Replay
 from p2p.errors import Misconfigured, Refused
 
 GROUP = "pasar.pipelines"
+PUT_OFFS = 3  # times that a calibration makes way for a job; then the job waits for it
 BUILT_IN = {
     "text-to-image": "compute.pipelines.text_to_image:TextToImage",
     "image-to-image": "compute.pipelines.image_to_image:ImageToImage",
@@ -74,6 +76,7 @@ class Device:
         self._also: dict[tuple[bytes, str], Pipeline] = {}  # other pipelines on loaded models
         self._jobs = 0  # ever begun: a load beside which none ran can be measured by what the process grew
         self._gains_of: dict[tuple[bytes, int], tuple[int, ...]] = {}  # by model and threads
+        self._put_off: Counter[bytes] = Counter()
 
     def load(self, model: bytes) -> Pipeline:
         """The model, loaded when it is not. Raises Misconfigured, Refused."""
@@ -221,10 +224,11 @@ class Device:
     def _run_of(self, spec: JobSpec, files: Sequence[bytes]) -> Run:
         return self._serving(spec).open(spec, files)
 
-    def calibrate(self, model: bytes | None = None) -> bool:
+    def calibrate(self, model: bytes | None = None, wanted: Callable[[], bool] = lambda: False) -> bool:
         """Measure shared steps of a loaded model, of any when none is named; False when all that was done before.
 
-        Put off until the device is idle or a second job is there, so that a first job has not to wait for it.
+        Put off until the device is idle or a second job is there, so that a first job has not to wait for it; and a
+        few times while the device is ``wanted`` again before it is done.
         """
         threads = torch.get_num_threads()
         missing = [
@@ -236,7 +240,12 @@ class Device:
             return False
         entry, pipeline = self._entries[missing[0]], self._loaded[missing[0]]
         spec, clock = _native(entry), self._clock()
-        self._gains_of[entry.model, threads], step_s = calibrate(pipeline, pipeline.open(spec, ()), clock)
+        now = wanted if self._put_off[entry.model] < PUT_OFFS else lambda: False
+        try:
+            self._gains_of[entry.model, threads], step_s = calibrate(pipeline, pipeline.open(spec, ()), clock, now)
+        except PutOff:
+            self._put_off[entry.model] += 1
+            return True
         cost = cost_of_denoising(pipeline, spec, step_s, clock)
         units = entry.native_side**2 * 2000
         self._change(replace(self._known[entry.model].measured(units, int(step_s * 1_000_000)), unit_ps=cost))

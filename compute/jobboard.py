@@ -88,6 +88,10 @@ class JobBoard(Generic[Outcome]):
         """Jobs that have a place on the device."""
         return [job for job in self._jobs.values() if job.state in (State.RUNNING, State.CANCELLING)]
 
+    def waits(self) -> bool:
+        """Whether somebody may be waiting. May be asked by any thread."""
+        return bool(self._queue)
+
     def queued(self) -> list[BoardJob[Outcome]]:
         """Jobs that wait, in order of arrival."""
         found = (self._jobs.get(job_id) for job_id in self._queue)

@@ -107,7 +107,7 @@ class StepLoop:
             sharing = self._batching.next_step()
             if sharing:
                 await self._step(device, sharing, go_on=settled and len(sharing) == len(self._open))
-            elif settled and not await self._on_device(device.calibrate):
+            elif settled and not await self._on_device(partial(device.calibrate, wanted=self._board.waits)):
                 self._told.moved(Phase.IDLE)
                 await self._news.wait()
 

@@ -31,7 +31,7 @@ np = pytest.importorskip("numpy")
 hush()
 import diffusers  # noqa: E402 - after the environment is set
 
-from compute.device import Device  # noqa: E402
+from compute.device import PUT_OFFS, Device  # noqa: E402
 from compute.pipelines.text_to_image import TextToImage, decode_png  # noqa: E402
 from compute.schedule import Schedule  # noqa: E402
 
@@ -261,3 +261,15 @@ def test_a_calibration_stops_where_memory_ends(device: Device, folder: Path) -> 
     assert step_s > 0
     assert max(costly.sizes) == 2
     assert device.gains(read_folder(folder).model)[0] == 100
+
+
+def test_a_calibration_makes_way_for_jobs_a_few_times(folder: Path, tmp_path: Path) -> None:
+    model = read_folder(folder).model
+    device = Device("cpu", Dtype.FP32, (read_folder(folder),), TraceStore(tmp_path), 0, lambda change: None)
+    device.load(model)
+    for _ in range(PUT_OFFS):
+        assert device.calibrate(wanted=lambda: True)
+        assert (model, torch.get_num_threads()) not in device._gains_of
+    assert device.calibrate(wanted=lambda: True)
+    assert device.gains(model)[0] == 100
+    assert not device.calibrate(wanted=lambda: True)

@@ -95,7 +95,7 @@ class PretendDevice:
     def sharing(self, shape: JobShape) -> tuple[int, int]:
         return LIMIT, 1
 
-    def calibrate(self, model: bytes | None = None) -> bool:
+    def calibrate(self, model: bytes | None = None, wanted: Callable[[], bool] = bool) -> bool:
         return False
 
     def gains(self, model: bytes) -> tuple[int, ...]:
