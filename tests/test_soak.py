@@ -29,11 +29,10 @@ from market.config import load_config
 from market.instance import claim
 from market.lightclient import find_gateways, greeter_of, join
 from market.refusal import Refusal
-from market.rolekit import PIPELINES
 from p2p.errors import PasarError
 from p2p.peer import PeerId
 from tests.support.bookkeeping import customer_jobs, violations
-from tests.support.mixture import Errand, Mixture
+from tests.support.mixture import PIPELINES, Errand, Mixture
 from tests.support.processes import eventually, local_market
 from tests.support.soaking import KEEP_S
 from tests.support.soaktown import SELLERS, Look, SoakTown
