@@ -121,7 +121,7 @@ async def test_a_bid_that_is_taken_back_before_the_end_costs_at_most_the_reserva
             price = bid.spec.shape.units * 2
             assert 0 < got.charged <= -(-price // 16)
             assert await gateway.books.spent_on(got.job_id) == got.charged
-            assert seller.role.desk.held() == 0
+            assert not seller.role.desk.held()
             again = await client.bid(gateway.key.peer, await market.bid(client, gateway.key.peer), lambda news: None)
             assert isinstance(again, Delivered)  # the place is free again, and what was left over is credit
 
