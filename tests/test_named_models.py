@@ -136,7 +136,7 @@ async def test_they_are_sold_at_prices_of_their_own_and_results_are_checked(
             client, _ = await market.client(3)
             await sell(market, client, gateway, seller, tmp_path)
             told = json.loads(costs.read_text())
-            assert set(told["cpu"]) == {*pipelines, "text-to-image"}
+            assert set(told["cpu"]) >= {*pipelines, "text-to-image"}
             for pipeline in pipelines:
                 ours = seller.role.offering.current(pipeline)  # type: ignore[union-attr]
                 assert ours.price == pricing.ask(pipeline, worker.capability())
