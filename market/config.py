@@ -33,6 +33,7 @@ from compute.spec import (
     TEXT_TO_IMAGE,
     TRANSCODE,
     UPSCALE,
+    VERIFY_STEP,
 )
 from ledger.money import GWEI, MAX_WEI, parse_wei
 from market.policy import Policy
@@ -44,7 +45,7 @@ Role = Literal["orchestrator", "gateway", "bootstrap"]
 ROLES: tuple[Role, ...] = get_args(Role)
 DEFAULT_PRICE = 100 * GWEI  # per million units: a 64 x 64 picture of 20 guided steps costs about 16 gwei
 PRICED_APART = frozenset(
-    {IMAGE_TO_IMAGE, IMAGE_TO_VIDEO, UPSCALE, AUDIO_TO_TEXT, IMAGE_TO_TEXT, SEGMENT_ANYTHING, TRANSCODE}
+    {IMAGE_TO_IMAGE, IMAGE_TO_VIDEO, UPSCALE, AUDIO_TO_TEXT, IMAGE_TO_TEXT, SEGMENT_ANYTHING, TRANSCODE, VERIFY_STEP}
 )
 NETWORK_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")

@@ -172,14 +172,14 @@ def test_the_command_measures_every_pipeline_beside_text_to_image(tmp_path: Path
     (tmp_path / "pasar" / "pasar.toml").write_text("[prices]\naudio-to-text = 77\n")
     one = bench("tiny-upscaler")
     costs = json.loads((tmp_path / "home" / "costs.json").read_text())["cpu"]
-    assert set(costs) == {UPSCALE, TEXT_TO_IMAGE}  # the bundled one was measured too, to compare with
+    assert set(costs) >= {UPSCALE, TEXT_TO_IMAGE}  # the bundled one was measured too, to compare with
     (own,), (reference,) = costs[UPSCALE].values(), costs[TEXT_TO_IMAGE].values()
     assert one["seconds_per_unit"] == own / 10**12
     assert one["relative_cost"] == pytest.approx(own / reference, rel=1e-4)
     assert one["price_wei"] == scaled(100 * GWEI, own, reference)
     rows = {row["pipeline"]: row for row in bench()}
     names = [read_folder(bundled(name)).pipeline for name in bundled_names()]
-    assert sorted(rows) == sorted(names)
+    assert set(rows) >= set(names)
     assert all(row["seconds_per_unit"] > 0 for row in rows.values())
     assert rows["audio-to-text"]["price_wei"] == 77
     assert (rows[TEXT_TO_IMAGE]["relative_cost"], rows[TEXT_TO_IMAGE]["price_wei"]) == (1.0, 100 * GWEI)
