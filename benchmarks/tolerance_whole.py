@@ -28,6 +28,7 @@ from compute.spec import (
     DENOISED,
     IMAGE_TO_VIDEO,
     SEGMENT_ANYTHING,
+    TRANSCODE,
     UPSCALE,
     Artifact,
     Input,
@@ -52,7 +53,7 @@ def whole(say: Say) -> tuple[dict[str, Any], list[Any]]:
     goals = []
     for name in bundled_names():
         entry = read_folder(MODELS / name, DigestCache())
-        if entry.pipeline in DENOISED:
+        if entry.pipeline in DENOISED or entry.pipeline == TRANSCODE:  # films have no number format to differ by
             continue
         kind = pipeline_class(entry.pipeline)
         model = kind.load(MODELS / name, device="cpu", dtype=Dtype.FP32)
