@@ -155,7 +155,7 @@ class Orchestrator:
     # -- what the desk asks ------------------------------------------------------------------------------------------
 
     def _places(self, shape: JobShape) -> Places:
-        return self.placing.places(shape, _shapes(self._in_work()), self.desk.held())
+        return self.placing.places(shape, _shapes(self._in_work()), self.desk.held_shapes())
 
     def _load(self, pipeline: str) -> Load | None:
         """How busy we are: ``free`` counts the places that a quote could be had for now."""
@@ -163,7 +163,7 @@ class Orchestrator:
         if offer is None:
             return None
         in_work = self._in_work()
-        free = self.placing.free(pipeline, [*_shapes(in_work), *self.desk.held()])
+        free = self.placing.free(pipeline, [*_shapes(in_work), *self.desk.held_shapes()])
         wait = min((_left_ms(sale, self._s.machine, len(in_work)) for sale in in_work), default=0)
         warm = sorted(model.model for model in capability.models if model.warm and model.pipeline == pipeline)
         return Load(

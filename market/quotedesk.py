@@ -60,7 +60,11 @@ class QuoteDesk:
         """Answer on every control stream from now on."""
         self._network.serve(CONTROL, self._accept)
 
-    def held(self) -> list[JobShape]:
+    def held(self) -> int:
+        """Places kept for open quotes."""
+        return self._quoting.held(_now_ms())
+
+    def held_shapes(self) -> list[JobShape]:
         """What places are kept for, one for each open quote with a place."""
         return self._quoting.held_shapes(_now_ms())
 
