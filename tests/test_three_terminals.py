@@ -16,7 +16,7 @@ pytestmark = pytest.mark.live
 ROLES = ("bootstrap", "orchestrator", "gateway")
 KEYS = {
     *("job_id", "gateway", "orchestrator", "tried", "price_wei", "limit_wei", "paid_wei", "seed", "sha256", "receipt"),
-    *("out", "seconds"),
+    *("out", "seconds", "cost_wei", "safety"),
 }
 PHASES = {"discover", "auction", "queue", "run", "transfer", "total"}
 

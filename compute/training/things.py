@@ -46,10 +46,12 @@ def segmented(rng: Random, width: int, height: int, *, kept_away: bool = False) 
 
 def _masks(canvas: Canvas, groups: list[tuple[Mark, ...]], width: int, height: int) -> tuple[Mask, ...]:
     """Each thing drawn white and all else black: what comes out white is what can be seen of it."""
-    found = []
+    found = list[Mask]()
     for group in groups:
         marks = tuple(replace(mark, colour=(255,) * 3 if mark in group else (0,) * 3) for mark in canvas.marks)
         mask = render(plain((0, 0, 0), marks), width, height)[..., 0] > 127
+        for other in found:
+            mask &= ~other  # a pixel on the border that both cover by half, rounded up twice
         if mask.sum() >= _LEAST_PIXELS:
             found.append(mask)
     return tuple(found)
