@@ -43,10 +43,14 @@ def test_back_offs_end() -> None:
     until = {"over": time.time() - 1, "under way": time.time() + 60}
     sent = {"topic": [time.time()] * MANY}
     tables = {name: defaultdict(list) for name in _ROUTER}
-    router = SimpleNamespace(back_off={"topic": until}, recent_message_deliveries=sent, **tables)
+    kept = {("peer", n): "message" for n in range(MANY)}
+    router = SimpleNamespace(
+        back_off={"topic": until}, recent_message_deliveries=sent, equivocation_detection=kept, **tables
+    )
     assert forget_neighbours(router, set()) == 1
     assert set(until) == {"under way"}
     assert sent == {"topic": []}
+    assert kept == {}
 
 
 @pytest.mark.live
@@ -62,5 +66,6 @@ async def test_every_table_that_is_swept_is_there() -> None:
     ):
         assert all(isinstance(getattr(owner, name), dict) for name in names)
     assert isinstance(gossip._router.recent_message_deliveries, dict)
+    assert isinstance(gossip._router.equivocation_detection, dict)
     give_memory_back()
     await trio.lowlevel.checkpoint()

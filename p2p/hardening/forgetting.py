@@ -32,12 +32,14 @@ def forget_strangers(host: Any) -> int:
 
 
 def forget_neighbours(router: Any, connected: set[Any]) -> int:
-    """The same for a gossip router, the back-offs whose time is over, and when each message of its life was sent.
+    """The same for a gossip router, the back-offs whose time is over, and what is kept of messages that have passed.
 
-    The last serve the library's adaptive degrees, which also clear them; ours are fixed, and nobody would.
+    When each was sent serves the library's adaptive degrees, which also clear it; ours are fixed, and nobody would. Of
+    a thousand messages it keeps all, each with the RPC that it came in, to see two under one number at any distance.
     """
     for moments in router.recent_message_deliveries.values():
         moments.clear()
+    router.equivocation_detection.clear()
     dropped = sum(_sweep(getattr(router, name, None), connected) for name in _ROUTER)
     now = time.time()
     for until in router.back_off.values():
