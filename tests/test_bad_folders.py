@@ -64,6 +64,7 @@ def market(tmp_path: Path, request: pytest.FixtureRequest) -> Generator[LocalMar
         yield market
 
 
+@pytest.mark.prove
 def test_no_command_serves_a_hostile_folder(market: LocalMarket, tmp_path: Path) -> None:
     folders = {}
     for number, (flaw, change) in enumerate(HOSTILE.items()):

@@ -42,6 +42,7 @@ def test_every_loader_refuses_damaged_weights_in_one_way(
             pipeline_class(entry.pipeline).load(folder, device="cpu", dtype=Dtype.FP32)
 
 
+@pytest.mark.prove
 @pytest.mark.live
 async def test_a_worker_refuses_jobs_of_a_damaged_model_and_goes_on_with_the_others(tmp_path: Path) -> None:
     damaged = copied(bundled("tiny"), tmp_path / "damaged")
