@@ -2,8 +2,9 @@
 
 The attacker (``tests/attacker``) has keys without end and a few addresses of loopback, and the nodes hold to their
 limits there as they would on the internet (``strict_private``). An honest client buys jobs of a worker that takes no
-time, so that all that is measured is the market's own. Memory is looked at after a warm-up, and after the attack and a
-pause in which what was kept of it runs out. Half-lives of minutes pass in the pause as they do for a user.
+time, so that all that is measured is the market's own. Memory is looked at after a warm-up, of honest jobs and honest
+visitors (``benchmarks/visitors.py``), and after the attack and a pause in which what was kept of it runs out.
+Half-lives of minutes pass in the pause as they do for a user.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ import trio
 
 from benchmarks.report import NotRun, Report, Say, goal, quantile
 from benchmarks.stage import NOOP_ORCHESTRATOR, ROOT, Stage, stage
+from benchmarks.visitors import visits
 from market.bidwire import ModelOnOffer
 from market.client import Delivered, Wish, bid_for
 from market.rolekit import PIPELINES
 from p2p.addresses import parse_target
 from p2p.errors import PasarError
+from p2p.host import TIDY
 from p2p.peer import PeerId, peer_text
 
 SECONDS = 60.0  # of the attack; PASAR_ATTACK_S=600 is the long one
 PAUSE_S = 170.0  # for what it left to run out: streams, buckets, seen messages, and offers of ten seconds after 150;
 # results are kept for ten minutes, those of the attacker's bids too: PASAR_ATTACK_PAUSE_S=640 waits for these as well
-WARM_UP, JOBS = 60, 30
+WARM_UP, VISITS, JOBS = 240, 8, 30
 DEADLINE_MS = 20_000
 UNDER_ATTACK_S = 2.0  # between two honest jobs while it lasts
 SLOW, GROWTH = 2.0, 1.05
@@ -79,10 +82,13 @@ async def measure(say: Say, seconds: float, pause: float = PAUSE_S) -> Found:
         seller = await market.orchestrator("seller", NOOP_ORCHESTRATOR)
         model = (await market.offered(1)).models[0]
         await jobs(market, model, WARM_UP)
+        targets = [*_addrs(market), seller["addrs"][0]]
+        fresh, answered = _memory(market), await visits(market.network, targets, VISITS)
+        say(f"after {WARM_UP} jobs: {_mib(fresh)}; {answered} questions of honest visitors answered")
+        await trio.sleep(TIDY)
         before = await jobs(market, model, JOBS)
         births, rss = _births(market), [_memory(market)]
         say(f"{JOBS} honest jobs: {median(before) * 1000:.0f} ms each; {_mib(rss[0])}; now {seconds:.0f} s of attack")
-        targets = [*_addrs(market), seller["addrs"][0]]
         during, failed, attack = await _under_attack(market, model, targets, seconds, say)
         rss.append(_memory(market))
         say(f"after the attack: {_mib(rss[1])}; a pause of {pause:.0f} s")
