@@ -9,7 +9,10 @@ settings.register_profile("pasar", deadline=None, derandomize=True, suppress_hea
 settings.load_profile("pasar")
 
 # Two files at a time are run: the longest first, so that none is left alone at the end.
-LONGEST = ("test_simulation.py", "test_demo.py", "test_failures.py", "test_survival.py", "test_exit_codes.py")
+LONGEST = (
+    *("test_simulation.py", "test_demo.py", "test_failures.py", "test_survival.py", "test_exit_codes.py"),
+    *("test_soak.py", "test_nat.py", "test_real_restarts.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
