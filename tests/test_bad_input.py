@@ -145,9 +145,12 @@ BAD_SOUNDS: tuple[tuple[str, str, Callable[[], Sequence[bytes]]], ...] = (
     ("two sounds", "", lambda: (media.SPEECH, media.wav(bytes(3200)))),
     ("no sound", "", lambda: ()),
 )
+SAID = {UPSCALE: "the picture is 96 x 96"}  # of the result, which is what was priced
 CASES = (
     *(
-        Case(pipeline, "another size than was said", "the picture is ", one(media.picture, 48))
+        Case(
+            pipeline, "another size than was said", SAID.get(pipeline, "the picture is 48 x 48"), one(media.picture, 48)
+        )
         for pipeline in ON_PICTURES
         if pipeline != IMAGE_TO_IMAGE  # which has the picture cut to what was said
     ),
