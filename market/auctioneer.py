@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -105,12 +106,29 @@ class _Round:
         self._giving: trio.CancelScope | None = None
 
     async def run(self, chance: Chance) -> AwardTo | Refusal:
-        async with trio.open_nursery() as self._nursery:
-            await self._carry_out(self._auction.start(chance, now_ms()))
-            while self._outcome is None:
-                await self._carry_out(await self._next())
-            self._nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                await self._carry_out(self._auction.start(chance, now_ms()))
+                while self._outcome is None:
+                    await self._carry_out(await self._next())
+                self._nursery.cancel_scope.cancel()
+        finally:
+            self._let_go()
         return self._outcome
+
+    def _let_go(self) -> None:
+        """Of every place that is still kept for us: when cancelled, and of quotes that came as the last word fell."""
+        winner = self._auction.winner
+        if self._outcome is None and winner is not None:  # nothing to a seller that took the award after all
+            self._lines.let_go(winner.seller, winner.quote.rfq)
+        for command in self._auction.cancel():
+            if isinstance(command, ReleaseQuote):
+                self._lines.let_go(command.seller, command.rfq)
+        with suppress(trio.WouldBlock):
+            while True:
+                event = self._events.receive_nowait()
+                if isinstance(event, _Answered) and event.answer is not None:
+                    self._lines.let_go(event.seller, event.answer.quote.rfq)
 
     async def _next(self) -> list[Command]:
         """Hand in whatever comes first: an answer, a decision, or time."""

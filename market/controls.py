@@ -1,7 +1,8 @@
 """ControlLines: the gateway's open control streams, one for each seller it asks, kept for the next question.
 
 An RFQ goes out on the line and its answer comes back by the RFQ's digest, so many auctions share one line. A line that
-breaks fails what waits on it and is opened anew by the next question; ``prepare`` opens one ahead of the first.
+breaks fails what waits on it and is opened anew by the next question; ``prepare`` opens one ahead of the first. A quote
+that nobody waits for any more is let go of: the seller keeps a place for it.
 Signatures are checked here; what a quote means is the auction's business.
 """
 
@@ -76,9 +77,12 @@ class ControlLines:
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the readers of all lines until cancelled."""
-        async with trio.open_nursery() as self._nursery:
-            task_status.started()
-            await trio.sleep_forever()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
 
     @property
     def rtts(self) -> dict[PeerId, int]:
@@ -99,12 +103,21 @@ class ControlLines:
             await self._say(seller, line, rfq)
             with trio.move_on_after(ANSWER_TIMEOUT_S):
                 await waiting.done.wait()
+        except trio.Cancelled:
+            if isinstance(waiting.answer, Quoted):
+                self.let_go(seller, digest)
+            raise
         finally:
             line.waiting.pop(digest, None)
         if waiting.answer is None:
             raise Unavailable("no answer to the request for a quote")
         self._measure(seller, int((trio.current_time() - asked_at) * 1000))
         return waiting.answer
+
+    def let_go(self, seller: PeerId, rfq: bytes) -> None:
+        """``release``, by a task of this line's own: also of an auction that is being cancelled."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self.release, seller, rfq)
 
     async def release(self, seller: PeerId, rfq: bytes) -> None:
         """Let go of a quote. Lost when the line is: the hold runs out by itself."""
@@ -184,6 +197,8 @@ class ControlLines:
             line.strays += 1
             if line.strays > MAX_STRAYS:
                 raise PeerFault("answers that nobody waits for")
+            if quote is not None and quote.hold_ms and waiting is None:
+                self.let_go(seller, digest)
             return
         line.strays = 0
         if isinstance(said, QuoteRefusal):

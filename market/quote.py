@@ -31,6 +31,8 @@ NEWCOMER_CHANCES = 20  # quotes to a gateway that never awarded one, before it g
 MAX_INDICATIVE = 512  # open quotes without a place; the oldest goes first
 MAX_OPEN_EACH = 64  # of them, for one gateway
 MAX_GATEWAYS = 4096
+LATE_WORD_MS = 10_000  # a word on a held quote may come so long after its time and still be a word
+MAX_OVER = 1024  # held quotes that are over and wait for such a word; the oldest is judged first
 LATE_PARTS = 60  # a full late second costs at least this part of the price
 MAX_FINISH_MS = 48 * 3600 * 1000
 
@@ -160,6 +162,7 @@ class Quoting:
         self._open: OrderedDict[bytes, Hold] = OrderedDict()
         self._gateways: OrderedDict[PeerId, _Gateway] = OrderedDict()
         self._rate = RateLimit(RFQ_PER_SECOND, RFQ_PER_SECOND, MAX_GATEWAYS)
+        self._over: OrderedDict[bytes, tuple[PeerId, int]] = OrderedDict()  # whose held quote, and when it is judged
         self._unclaimed: deque[PeerId] = deque(maxlen=MAX_INDICATIVE)
 
     def held(self, now: int) -> int:
@@ -220,10 +223,17 @@ class Quoting:
     def release(self, rfq: bytes, gateway: PeerId, now: int) -> None:
         """The gateway chose another. Unknown and repeated releases are nothing."""
         self.expire(now)
+        self.spoke(rfq, gateway)
         hold = self._open.get(rfq)
         if hold is not None and hold.gateway == gateway:
             del self._open[rfq]
             self._note(gateway, awarded=False)
+
+    def spoke(self, rfq: bytes, gateway: PeerId) -> None:
+        """A word on a quote came late, an award or a release: its place was not forgotten, only the way was slow."""
+        over = self._over.get(rfq)
+        if over is not None and over[0] == gateway:
+            del self._over[rfq]
 
     def expire(self, now: int) -> None:
         """Forget what is over; a quote that ran out counts as one that was not awarded."""
@@ -231,10 +241,13 @@ class Quoting:
             over = self._open.pop(digest)
             self._note(over.gateway, awarded=False)
             if over.place:
-                self._unclaimed.append(over.gateway)
+                self._over[digest] = over.gateway, over.until + LATE_WORD_MS
+        while self._over and (len(self._over) > MAX_OVER or next(iter(self._over.values()))[1] <= now):
+            _, (gateway, _) = self._over.popitem(last=False)
+            self._unclaimed.append(gateway)
 
     def take_unclaimed(self) -> list[PeerId]:
-        """Whose held places ran out since this was asked last: neither taken nor let go."""
+        """Whose held places ran out, neither taken nor let go, with no word since: each is told once."""
         taken = list(self._unclaimed)
         self._unclaimed.clear()
         return taken

@@ -69,7 +69,7 @@ class QuoteDesk:
         return self._quoting.held_shapes(_now_ms())
 
     def check(self, award: Award, gateway: PeerId) -> tuple[str, str]:
-        """What ``take`` would answer now, as far as it can be said without a place. Changes nothing.
+        """What ``take`` would answer now, as far as it can be said without a place. Changes no place.
 
         Raises PeerFault for a quote that is not ours.
         """
@@ -81,6 +81,7 @@ class QuoteDesk:
             return BUSY, "a quote of a version that is not spoken here"
         hold = self._quoting.find(quote.rfq, gateway, _now_ms())
         if hold is None or hold.quote != quote:
+            self._quoting.spoke(quote.rfq, gateway)
             return BUSY, "no open quote of ours"
         if award.slices:
             return BAD_INPUT, "nothing on offer here is paid in slices"

@@ -1,4 +1,4 @@
-"""Control lines: one on which a question was cut short is not asked on again."""
+"""Control lines: one on which a question was cut short is not asked on again, and no place is left held for nobody."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from market.conversation import now_ms
 from market.jobwire import BlobRef
 from market.pace import Pace
 from market.parcels import REPEATS, Parcels
-from market.quote import HOLDS_EACH, QUOTES_COUNTED, RFQ_PER_SECOND, Places, Quoting
+from market.quote import HOLDS_EACH, LATE_WORD_MS, QUOTES_COUNTED, RFQ_PER_SECOND, Places, Quoting
 from market.refusal import Code, Refusal, simple
 from market.reputation import Reputation
 from market.session import Selling, commands
@@ -28,6 +28,7 @@ from market.session.seller import COVERING_MS
 from market.sessionstore import Counted
 from p2p.blobs import Chunk, ChunkAck
 from p2p.errors import PeerFault
+from p2p.peer import PeerId
 from p2p.scores import COST, Fault
 from p2p.stream import MessageStream
 from tests.support.hostile import HostileGateway, HostileSeller
@@ -148,9 +149,36 @@ def test_a_place_that_is_held_and_forgotten_is_told() -> None:
     for number, one in enumerate(rfqs):
         seller.answer(one, stranger(10 + number), mine, places, 0, funded=number < 2)
     seller.release(rfqs[0].digest, stranger(10), 100)
-    seller.expire(10_000)
+    seller.expire(500 + 300 + LATE_WORD_MS - 1)
+    assert seller.take_unclaimed() == [], "a word may still be on its way"
+    seller.expire(500 + 300 + LATE_WORD_MS)
     assert seller.take_unclaimed() == [stranger(11)], "not who let it go, and not who had no place"
     assert seller.take_unclaimed() == []
+
+
+@pytest.mark.parametrize(("who", "told"), [(11, []), (12, [stranger(11)])])
+def test_a_late_word_is_a_word_of_whose_place_it_was_alone(who: int, told: list[PeerId]) -> None:
+    seller = Quoting(stranger(1), NETWORK, SETTLEMENT)
+    mine, places = offer(stranger(1)), Places(free=4, queue=0, queue_ms=0, run_ms=1000)
+    one = HostileGateway(None, Key(11), None).rfq(shape=shape(), hold_ms=500)  # type: ignore[arg-type]
+    seller.answer(one, stranger(11), mine, places, 0, funded=True)
+    assert seller.held(799) == 1
+    assert seller.held(800) == 0
+    seller.release(one.digest, stranger(who), 5000)
+    seller.expire(60_000)
+    assert seller.take_unclaimed() == told
+
+
+def test_what_waits_for_a_late_word_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("market.quote.MAX_OVER", 4)
+    seller = Quoting(stranger(1), NETWORK, SETTLEMENT)
+    mine, places = offer(stranger(1)), Places(free=64, queue=0, queue_ms=0, run_ms=1000)
+    for number in range(6):
+        one = HostileGateway(None, Key(20 + number), None).rfq(shape=shape(), hold_ms=1)  # type: ignore[arg-type]
+        seller.answer(one, stranger(20 + number), mine, places, number, funded=True)
+    seller.expire(1000)
+    assert len(seller._over) == 4
+    assert seller.take_unclaimed() == [stranger(20), stranger(21)], "judged before their time, the oldest first"
 
 
 def test_the_best_known_gateway_holds_so_many_places() -> None:
@@ -169,7 +197,8 @@ def test_the_best_known_gateway_holds_so_many_places() -> None:
     assert seller.held(now) == HOLDS_EACH
 
 
-async def test_places_that_lapse_cost_whoever_had_them_held(tmp_path: Path) -> None:
+async def test_places_that_lapse_cost_whoever_had_them_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("market.quote.LATE_WORD_MS", 0)
     with trio.fail_after(40):
         async with marketplace(tmp_path) as market, trio.open_nursery() as nursery:
             seller = await market.orchestrator(2, 2_000_000, NoopWorker(slots=4), slots=4)

@@ -294,6 +294,12 @@ DEFENCE = (
         "test_hostile_idlers:test_the_best_known_gateway_holds_so_many_places",
     ),
     Limit(
+        "held quotes that are over and wait for a late word",
+        1024,
+        "market.quote:MAX_OVER",
+        "test_hostile_idlers:test_what_waits_for_a_late_word_is_bounded",
+    ),
+    Limit(
         "milliseconds from an award to its cover",
         20_000,
         "market.session.seller:COVERING_MS",
