@@ -87,3 +87,24 @@ class Link:
         """Close now; what was not sent is lost."""
         self._put.close()
         await self._stream.aclose()
+
+
+class Attached:
+    """The end of a worker's owner: the link of the moment, or none."""
+
+    _link: Link | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether it can be told anything now."""
+        return self._link is not None
+
+    def say(self, message: Any) -> bool:
+        """To the worker; False when there is no connection, and nothing was said."""
+        if self._link is None:
+            return False
+        try:
+            self._link.say(message)
+        except LinkBroken:
+            return False
+        return True

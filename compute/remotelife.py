@@ -15,7 +15,7 @@ import trio
 
 from compute import messages as m
 from compute.healthwatch import HealthWatch
-from compute.link import Link, LinkBroken
+from compute.link import Attached, Link, LinkBroken
 from compute.workerchild import WorkerConfig
 from compute.workerlife import START_S
 from p2p.errors import PeerFault
@@ -73,7 +73,7 @@ class Berths:
         return self.work if channel is m.Channel.WORK else self.health
 
 
-class RemoteLife:
+class RemoteLife(Attached):
     """A ``Life`` whose worker comes to us. ``run`` returns when it has been away for too long."""
 
     def __init__(
@@ -87,7 +87,6 @@ class RemoteLife:
     ) -> None:
         self._berths, self._config, self._models = berths, config, models
         self._on_up, self._on_message, self._on_down = on_up, on_message, on_down
-        self._link: Link | None = None
         self._pid: int | None = None
         self.looked = trio.Event()
 
@@ -95,21 +94,6 @@ class RemoteLife:
     def pid(self) -> int | None:
         """Its process id on its own host, which means nothing on this one."""
         return self._pid
-
-    @property
-    def connected(self) -> bool:
-        """Whether it can be told anything now."""
-        return self._link is not None
-
-    def say(self, message: Any) -> bool:
-        """To the worker; False when there is no connection, and nothing was said."""
-        if self._link is None:
-            return False
-        try:
-            self._link.say(message)
-        except LinkBroken:
-            return False
-        return True
 
     async def run(self) -> None:
         """Serve one connection after the other, each until it breaks or a newer one is there."""

@@ -14,7 +14,7 @@ import trio
 
 from compute import messages as m
 from compute.healthwatch import HealthWatch
-from compute.link import Link, LinkBroken
+from compute.link import Attached, Link, LinkBroken
 from compute.workerchild import Child, WorkerConfig, connect, remove_socket, socket_path, spawn
 from compute.workerprocess import EXIT_MISCONFIGURED
 from p2p.codec import encode
@@ -54,7 +54,7 @@ class Life(Protocol):
         ...
 
 
-class WorkerLife:
+class WorkerLife(Attached):
     """A child of this process. Raises Misconfigured when its socket has no safe place.
 
     Invariant: at most one child at a time.
@@ -72,7 +72,6 @@ class WorkerLife:
         self._on_up, self._on_message, self._on_down = on_up, on_message, on_down
         socket_path(config.folder, config.name)  # refused before anything runs
         self._child: Child | None = None
-        self._link: Link | None = None
         self._verdict = ""
         self._worked = False  # whether the child has finished a job
         self.looked = trio.Event()
@@ -81,21 +80,6 @@ class WorkerLife:
     def pid(self) -> int | None:
         """The child's process id while it runs."""
         return self._child.pid if self._child and self._child.alive else None
-
-    @property
-    def connected(self) -> bool:
-        """Whether it can be told anything now."""
-        return self._link is not None
-
-    def say(self, message: Any) -> bool:
-        """To the worker; False when there is no connection, and nothing was said."""
-        if self._link is None:
-            return False
-        try:
-            self._link.say(message)
-        except LinkBroken:
-            return False
-        return True
 
     async def run(self) -> None:
         """Until cancelled, which ends the worker too. Raises Misconfigured when the worker says it cannot serve."""

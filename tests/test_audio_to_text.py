@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,17 +31,10 @@ from compute.subtitles import Transcript  # noqa: E402
 from compute.training.listening import edit_distance, letters  # noqa: E402
 from tests.support.small_models import WHISPER_SECONDS, random_whisper  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SPEECH = Path(__file__).parent / "vectors" / "speech"
 TEXTS: dict[str, str] = json.loads((SPEECH / "texts.json").read_text())
 FOLDER = bundled("tiny-listener")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

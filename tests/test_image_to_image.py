@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
@@ -47,7 +46,10 @@ from compute.pipelines.text_to_image import TextToImage, decode_png  # noqa: E40
 from compute.samplers import Tail  # noqa: E402
 from compute.schedule import Schedule  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")  # diffusers' Euler
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning"),  # diffusers' Euler
+]
 TOLERANCE = 100_000  # billionths
 PLAIN = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
@@ -55,14 +57,6 @@ PLAIN = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_model(tmp_path_factory.mktemp("models") / "random")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

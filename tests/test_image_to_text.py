@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -30,15 +29,8 @@ from compute.training.captions import Example, Thing  # noqa: E402
 from compute.training.describing import judge  # noqa: E402
 from compute.training.telling import told, told_example  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDER = bundled("tiny-describer")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

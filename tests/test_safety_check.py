@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -43,16 +43,9 @@ from compute.pipelines import safety_check  # noqa: E402
 from compute.pipelines.safety_check import SafetyCheck  # noqa: E402
 from tests.support.checkers import LABELS, plain_png, trained_checker  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 HALF = WHOLE // 2
 EYES = "preprocessor_config.json"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

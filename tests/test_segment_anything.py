@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -40,15 +39,8 @@ from compute.training.outlining import box_around, point_on  # noqa: E402
 from compute.training.things import segmented  # noqa: E402
 from tests.support.small_models import random_sam  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDER = bundled("tiny-segmenter")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,10 @@ from compute.device import PUT_OFFS, Device  # noqa: E402
 from compute.pipelines.text_to_image import TextToImage, decode_png  # noqa: E402
 from compute.schedule import Schedule  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")  # diffusers' Euler
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning"),  # diffusers' Euler
+]
 TOLERANCE = 2e-5  # of latents, between a batch and alone, in single precision
 COLOURS = ("red", "blue", "green")
 PLAIN = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -48,14 +50,6 @@ KINDS: list[tuple[str, dict[str, Any], type]] = [
     ("EulerDiscreteScheduler", {**PLAIN, "prediction_type": "v_prediction", "timestep_spacing": "leading"}, Euler),
     ("FlowMatchEulerDiscreteScheduler", {"num_train_timesteps": 1000, "shift": 3.0}, FlowEuler),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

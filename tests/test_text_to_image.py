@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +32,7 @@ from compute.device import Device, pick, pipeline_class  # noqa: E402
 from compute.pipeline import BrokenOutput  # noqa: E402
 from compute.pipelines.text_to_image import TextToImage, decode_png, encode_png  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 JOB = job_id("job")
 TOLERANCE = 100_000  # billionths: 1e-4
 
@@ -40,14 +40,6 @@ TOLERANCE = 100_000  # billionths: 1e-4
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_model(tmp_path_factory.mktemp("models") / "random")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -46,15 +46,8 @@ from PIL import Image  # noqa: E402 - after the environment is set
 
 from compute.device import Device  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 JOB, STEPS = job_id("job"), 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
