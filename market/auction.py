@@ -108,13 +108,17 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Buyer:
-    """Who asks: what every RFQ of this auction says of the gateway, and when the bid's time is over."""
+    """Who asks: what every RFQ of this auction says of the gateway, when the bid's time is over, and if it ``waits``.
+
+    One that waits for a place is not spent on sellers nobody met while somebody who is there may have a place soon.
+    """
 
     gateway: PeerId
     network: str
     settlement: Settlement
     prefer: Prefer
     deadline: int
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,7 @@ class Auction:
         self.winner: AwardTo | None = None
         barred = set(without)
         self._left = [one for one in matched.candidates if one.seller not in barred]
+        self._met = matched.soon > 0 or any(one.rtt_ms is not None for one in self._left)
         self._asked: dict[PeerId, tuple[Candidate, RFQ]] = {}
         self._asked_when: dict[PeerId, int] = {}
         self._waiting: set[PeerId] = set()
@@ -231,7 +236,9 @@ class Auction:
         return [*(NoteSilence(seller) for seller in silent), *self._next(now)]
 
     def _round(self, now: int) -> list[Command]:
-        drawn = draw(self._left, self.buyer.prefer, self._chance, ASKED) if self._rounds < MAX_ROUNDS else []
+        over = self._rounds == MAX_ROUNDS
+        prefer, strangers = self.buyer.prefer, not (self.buyer.waits and self._met)
+        drawn = [] if over else draw(self._left, prefer, self._chance, ASKED, strangers=strangers)
         if not drawn:
             return self._give_up(None, "")
         single = len(self._left) == 1 and not self._rounds

@@ -1,6 +1,6 @@
 """Bid: a job, the most it pays, by when; and the bids that rest until somebody has a place.
 
-``RestingBids`` keeps them by price per unit, then arrival. Pure: knows no book and no auction.
+``RestingBids`` keeps them by price per unit, then by turns of their clients. Pure: knows no book and no auction.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import Annotated
 
 from compute.spec import JobSpec
@@ -19,6 +20,7 @@ from p2p.peer import PeerId, keccak256
 MAX_DEADLINE_MS = 24 * 3600 * 1000
 RESTING_PER_CLIENT = 32
 MAX_RESTING = 10_000
+AT_ONCE, LONGEST = 4, 2  # resting bids that look for a place at the same time: the best, and who did not look longest
 
 
 class Prefer(StrEnum):
@@ -60,47 +62,57 @@ def time_price(limit: int, deadline_ms: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Resting:
-    """One bid that waits. ``until`` is when its deadline ends; ``arrival`` grows by one with each bid."""
+    """One bid that waits, ``since`` it came. ``turn``: how many of its client's waited when it lay down to wait."""
 
     job: bytes
     client: PeerId
     bid: Bid
     limit: int
-    until: int
-    arrival: int
+    since: int
+    turn: int
 
     @property
-    def rank(self) -> tuple[int, int]:
-        """The best paid per unit first; of equals, who came first."""
-        return -(self.limit * MILLION // self.bid.spec.shape.units), self.arrival
+    def until(self) -> int:
+        """When its deadline ends."""
+        return self.since + self.bid.deadline_ms
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """The best paid per unit first; of equals one of each client, then the next of each; then who came first."""
+        return -(self.limit * MILLION // self.bid.spec.shape.units), self.turn, self.since
 
 
 class RestingBids:
-    """Bids without a place, best first; at most 32 of one client, none past its deadline."""
+    """Bids without a place, best first; at most 32 of one client, none past its deadline.
+
+    Whoever looked in vain and rests again is the last of ``_by_job``, wherever it stands in ``_order``.
+    """
 
     def __init__(self, per_client: int = RESTING_PER_CLIENT, capacity: int = MAX_RESTING) -> None:
         self.per_client, self.capacity = per_client, capacity
         self._by_job: dict[bytes, Resting] = {}
-        self._order: list[tuple[int, int, bytes]] = []
+        self._order: list[tuple[int, int, int, bytes]] = []
         self._of_client: dict[PeerId, int] = {}
-        self._arrivals = 0
 
     def __len__(self) -> int:
         return len(self._by_job)
 
-    def add(self, job: bytes, client: PeerId, bid: Bid, limit: int, now: int) -> Refusal | None:
-        """Let a bid rest; None when it does (also when it already did). ``limit`` is the one that holds for it."""
+    def add(self, job: bytes, client: PeerId, bid: Bid, limit: int, since: int) -> Refusal | None:
+        """Let a bid rest that came at ``since``; None when it does (also when it already did).
+
+        ``limit`` is the one that holds for it. A bid that found no place and rests again has come no later for that.
+        """
         if job in self._by_job:
             return None
-        if self._of_client.get(client, 0) >= self.per_client:
+        turn = self._of_client.get(client, 0)
+        if turn >= self.per_client:
             return simple(Code.TOO_MANY, f"{self.per_client} bids of yours wait already", limit_wei=bid.limit)
         if len(self._by_job) >= self.capacity:
             return simple(Code.BUSY, "too many bids wait here: try another gateway", limit_wei=bid.limit)
-        self._arrivals += 1
-        entry = Resting(job, client, bid, limit, now + bid.deadline_ms, self._arrivals)
+        entry = Resting(job, client, bid, limit, since, turn)
         self._by_job[job] = entry
         insort(self._order, (*entry.rank, job))
-        self._of_client[client] = self._of_client.get(client, 0) + 1
+        self._of_client[client] = turn + 1
         return None
 
     def remove(self, job: bytes) -> Resting | None:
@@ -119,6 +131,14 @@ class RestingBids:
         over = [entry.job for entry in self._by_job.values() if entry.until <= now]
         return tuple(entry for job in over if (entry := self.remove(job)) is not None)
 
+    def up(self) -> frozenset[bytes]:
+        """The jobs whose turn it is to look for a place: the best, and those whose last look is longest ago.
+
+        For the best there may never be a seller, and for whoever waits behind them there may be one.
+        """
+        best = (job for *_, job in self._order[:AT_ONCE])
+        return frozenset((*best, *islice(self._by_job, LONGEST)))
+
     def best(self) -> tuple[Resting, ...]:
         """All that wait, best first: whoever has a place serves the first that it fits."""
-        return tuple(self._by_job[job] for _, _, job in self._order)
+        return tuple(self._by_job[job] for *_, job in self._order)

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 REST_S = 0.3
-AT_ONCE = 4  # resting bids that try at the same time, the best paid first
 
 
 class JobRun:
@@ -195,7 +194,8 @@ class JobRun:
 
     async def _auction(self, matched: Matched, scope: trio.CancelScope) -> AwardTo | Refusal:
         c = self._c
-        buyer = Buyer(c.basket.signer.peer, c.basket.greeter.network, c.settlement, self.bid.prefer, self._deadline)
+        us, waits = c.basket.signer.peer, self.bid.wait or self._patient
+        buyer = Buyer(us, c.basket.greeter.network, c.settlement, self.bid.prefer, self._deadline, waits)
         without = matched.sellers - set(self.job.candidates(matched.sellers))
         auction = Auction(buyer, matched, c.chance(16), without=without)
         quotes: list[tuple[PeerId, int]] = []
@@ -281,13 +281,13 @@ class JobRun:
         later.cancel()
 
     async def _rest(self) -> None:
-        """Wait for a place: until the book changes, or a little while; the best paid bids try first."""
-        self._c.resting.add(self.job_id, self.client, self.bid, self.job.limit, now_ms())
+        """Wait for a place: until the book changes, or a little while, and our turn has come."""
+        self._c.resting.add(self.job_id, self.client, self.bid, self.job.limit, self._clock.arrived)
         try:
             while not self._cancelled.is_set() and now_ms() < self._deadline:
                 with trio.move_on_after(REST_S):
                     await self._c.feed.changed()
-                if self.job_id in {entry.job for entry in self._c.resting.best()[:AT_ONCE]}:
+                if self.job_id in self._c.resting.up():
                     break
         finally:
             self._c.resting.remove(self.job_id)

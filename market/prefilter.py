@@ -61,7 +61,8 @@ class Matched:
 
     ``cheapest`` is the price of the cheapest offer that fails no rule but price, or else of the cheapest that could do
     such a job at all; None when there is none. ``usual``: the cheapest of those who delivered before and could do
-    such a job, else of those who serve it and are there. ``waiting``: excluded offers that may serve it a little later.
+    such a job, else of those who serve it and are there. ``waiting``: excluded offers that may serve it a little later;
+    ``soon``: of these, the offers of sellers that are there.
     """
 
     terms: Terms
@@ -72,6 +73,7 @@ class Matched:
     cheapest: int | None
     waiting: int
     usual: int | None = None
+    soon: int = 0
 
     @property
     def sellers(self) -> frozenset[PeerId]:
@@ -132,7 +134,7 @@ class _Sieve:
         self.excluded: Counter[Rule] = Counter()
         self.candidates: list[Candidate] = []
         self.open: list[tuple[list[Ask], int | None]] = []  # shelves that serve, each with its predicted finish
-        self.eligible = self.waiting = 0
+        self.eligible = self.waiting = self.soon = 0
         self.serving: list[int] = []  # prices that fail no rule but price, the lowest of each shelf
         self.there: list[int] = []  # the same of sellers that are connected, or answered before
         self.proven: list[int] = []  # and of those that have delivered
@@ -156,7 +158,7 @@ class _Sieve:
         excluded = {rule: self.excluded[rule] for rule in Rule if self.excluded[rule]}
         usual = min(self.proven or self.there, default=None)
         return Matched(
-            self.terms, known, self.eligible, excluded, tuple(self.candidates), cheapest, self.waiting, usual
+            self.terms, known, self.eligible, excluded, tuple(self.candidates), cheapest, self.waiting, usual, self.soon
         )
 
     def _met(self) -> Iterator[tuple[Posting, View]]:
@@ -267,6 +269,7 @@ class _Sieve:
             self.candidates.append(self._candidate(posting, view, finish))
         elif rule is Rule.REFUSED_LATELY or (rule is Rule.FINISH and self._only_queued(finish, view)):
             self.waiting += 1
+            self.soon += view.rtt_ms is not None
 
     def _serves(self, price: int, view: View) -> None:
         self.serving.append(price)

@@ -113,16 +113,20 @@ def distinct(candidates: Iterable[Candidate], most: int) -> list[Candidate]:
     return taken
 
 
-def draw(candidates: Sequence[Candidate], prefer: Prefer, chance: Chance, asked: int = ASKED) -> list[Candidate]:
+def draw(
+    candidates: Sequence[Candidate], prefer: Prefer, chance: Chance, asked: int = ASKED, *, strangers: bool = True
+) -> list[Candidate]:
     """Whom to ask, at most ``asked``, best first. In one auction of twenty one place is a newcomer's.
 
     Whoever says that it is full is asked only when nobody else is left. Where anybody is connected, or has answered
     before, strangers are asked in that one auction of twenty alone: an offer costs nothing, and a book full of sellers
-    that are not there would take every place with low prices.
+    that are not there would take every place with low prices. Without ``strangers`` that holds where nobody is left
+    who is there, too, and nobody may be drawn.
     """
-    candidates = [one for one in candidates if not one.full] or candidates
-    by_score = sorted(candidates, key=lambda one: (one.score, one.seller))
-    kept = _newcomer(by_score, chance) if chance.randrange(100) < NEWCOMER_PERCENT else []
+    everybody = sorted(candidates, key=lambda one: (one.score, one.seller))
+    by_score = everybody if strangers else [one for one in everybody if one.rtt_ms is not None]
+    by_score = [one for one in by_score if not one.full] or by_score
+    kept = _newcomer(everybody, chance) if chance.randrange(100) < NEWCOMER_PERCENT else []
     by_score = [one for one in by_score if one.rtt_ms is not None] or by_score
     if prefer is Prefer.PRICE:
         pool = sorted(by_score, key=lambda one: (one.price, one.score, one.seller))
@@ -135,7 +139,7 @@ def draw(candidates: Sequence[Candidate], prefer: Prefer, chance: Chance, asked:
 
 
 def _newcomer(by_score: Sequence[Candidate], chance: Chance) -> list[Candidate]:
-    pool = distinct((one for one in by_score if one.newcomer), BAND)
+    pool = distinct((one for one in by_score if one.newcomer and not one.full), BAND)
     return [pool[chance.randrange(len(pool))]] if pool else []
 
 

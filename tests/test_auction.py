@@ -250,6 +250,32 @@ def test_a_speed_preferring_bid_pays_for_a_faster_promise() -> None:
     assert award.seller == made[1].seller
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_bid_that_waits_asks_no_strangers_after_whoever_is_there(waits: bool) -> None:
+    made = sellers(4)
+    met = View(False, False, False, False, 800_000, {}, 0, None, 10**9, rtt_ms=20)
+    matched = prefilter(book_of(*made), Terms(shape(), SETTLEMENT, LIMIT, 60_000), {made[3].seller: met}, NOW)
+    buyer = Buyer(GATEWAY, NETWORK, SETTLEMENT, Prefer.PRICE, 60_000, waits)
+    one = Auction(buyer, matched, NONCE)
+    asked = rfqs(one.start(random.Random(1), 0))
+    assert set(asked) == {made[3].seller}
+    after = one.refused(made[3].seller, 10)
+    assert bool(rfqs(after)) != waits
+    if waits:
+        assert told(after) is Code.BUSY
+
+
+def test_a_bid_that_waits_asks_no_strangers_while_who_is_there_is_busy_for_a_moment() -> None:
+    made = sellers(3)
+    busy = View(False, False, True, False, 800_000, {}, 0, None, 10**9, rtt_ms=20)
+    for rtt_ms, asked in ((20, 0), (None, 2)):
+        views = {made[2].seller: replace(busy, rtt_ms=rtt_ms)}
+        matched = prefilter(book_of(*made), Terms(shape(), SETTLEMENT, LIMIT, 60_000), views, NOW)
+        assert (matched.waiting, matched.soon) == (1, rtt_ms is not None)
+        one = Auction(Buyer(GATEWAY, NETWORK, SETTLEMENT, Prefer.PRICE, 60_000, True), matched, NONCE)
+        assert len(rfqs(one.start(random.Random(1), 0))) == asked
+
+
 def test_sellers_that_failed_before_are_left_out() -> None:
     made = sellers(2)
     matched = prefilter(book_of(*made), Terms(shape(), SETTLEMENT, LIMIT, 60_000), {}, NOW)

@@ -1,4 +1,4 @@
-"""Bids, job ids, and the bids that rest: best paid per unit first, then by arrival; bounded per client."""
+"""Bids, job ids, and the bids that rest: best paid per unit first, then by turns of clients; bounded per client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market.bid import MAX_DEADLINE_MS, RESTING_PER_CLIENT, Bid, Prefer, RestingBids, job_id, time_price
+from market.bid import (
+    AT_ONCE,
+    LONGEST,
+    MAX_DEADLINE_MS,
+    RESTING_PER_CLIENT,
+    Bid,
+    Prefer,
+    RestingBids,
+    job_id,
+    time_price,
+)
 from market.refusal import Code, Refusal, Rule, hint_for, listed, simple
 from p2p.codec import decode, encode
 from p2p.errors import MalformedMessage
@@ -52,11 +62,42 @@ def test_waiting_out_the_deadline_costs_a_tenth_of_the_limit(limit: int, deadlin
 def test_the_best_paid_per_unit_is_first_then_who_came_first(rows: list[tuple[int, int]]) -> None:
     resting = RestingBids()
     for number, (steps, limit) in enumerate(rows):
-        assert resting.add(job(number), CLIENT, bid(number, steps), limit, 0) is None
+        client = stranger(100 + number)
+        assert resting.add(job(number), client, bid(number, steps), limit, number) is None
     best = resting.best()
     assert len(best) == len(rows)
-    ranks = [(-(one.limit * 10**6 // one.bid.spec.shape.units), one.arrival) for one in best]
+    ranks = [(-(one.limit * 10**6 // one.bid.spec.shape.units), one.since) for one in best]
     assert ranks == sorted(ranks)
+
+
+def test_of_equals_every_client_has_one_turn_before_anybody_has_two() -> None:
+    resting = RestingBids()
+    for number in range(10):
+        resting.add(job(number), CLIENT, bid(number), 1, number)
+    resting.add(job(50), GATEWAY, bid(50), 1, 100)
+    assert [one.job for one in resting.best()[:3]] == [job(0), job(50), job(1)]
+    resting.remove(job(50))
+    resting.add(job(50), GATEWAY, bid(50), 1, 100)
+    assert [one.job for one in resting.best()[:3]] == [job(0), job(50), job(1)], "in vain once, and no later for that"
+
+
+@given(st.integers(7, 40), st.data())
+def test_nobody_who_waits_is_passed_over_for_ever(count: int, data: st.DataObject) -> None:
+    resting = RestingBids(per_client=count)
+    limits = data.draw(st.lists(st.integers(0, 10**9), min_size=count, max_size=count))
+    for number, limit in enumerate(limits):
+        resting.add(job(number), CLIENT, bid(number), limit, number)
+    looked = set()
+    for _ in range(count):
+        up = resting.up()
+        assert up >= {one.job for one in resting.best()[:AT_ONCE]}
+        assert len(up) <= AT_ONCE + LONGEST
+        looked |= up
+        for one in sorted(up):  # in vain
+            entry = resting.remove(one)
+            assert entry is not None
+            resting.add(one, CLIENT, entry.bid, entry.limit, entry.since)
+    assert looked == {job(number) for number in range(count)}
 
 
 def test_at_most_so_many_of_one_client() -> None:

@@ -44,6 +44,19 @@ def test_whoever_says_it_is_full_is_asked_last() -> None:
         assert len(draw(full, prefer, chance)) == 3
 
 
+def test_who_waits_is_not_spent_on_strangers() -> None:
+    chance = random.Random(4)
+    ghosts = [candidate(number, number) for number in range(1, 5)]
+    there = replace(candidate(9, 10**6), rtt_ms=20, full=True)
+    for prefer in Prefer:
+        assert draw([*ghosts, there], prefer, chance, strangers=False) == [there]
+        assert draw(ghosts, prefer, chance, strangers=False) == []
+        assert set(draw([*ghosts, there], prefer, chance)) <= set(ghosts), "who does not wait takes what there is"
+    new = [replace(one, newcomer=True) for one in ghosts]
+    asked = sum(bool(draw(new, Prefer.SPEED, chance, strangers=False)) for _ in range(4000))
+    assert 120 < asked < 280, "one auction of twenty is for newcomers still"
+
+
 def test_an_auction_in_numbers() -> None:
     assert score(1000, 60, 2500, 800_000) == 1000 + 150 + 200
     assert score(1, 1, 1, 999_999) == 3, "each part is rounded up"
