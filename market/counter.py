@@ -23,6 +23,7 @@ from market.keeping import Keeping
 from market.offer import Load
 from market.prefilter import Matched, Terms, match
 from market.purchase import Purchase
+from market.refusal import Rule
 from p2p.peer import PeerId
 
 
@@ -67,6 +68,17 @@ class Counter:
             spec=bid.spec,
             inputs=refs_of(bid.spec),
         )
+
+    def may_recover(self, job: Job, matched: Matched, deadline: int, *, paid: bool) -> bool:
+        """Whether a seller that had the job may have it again before ``deadline``.
+
+        It is not reached now, is set aside for less than what is left, or was ``paid`` and its key may still come.
+        """
+        if not job.attempts or Rule.NO_ANSWER in matched.excluded:
+            return bool(job.attempts)
+        known, now = self.basket.reputation, now_ms()
+        until = (known.of(one.seller, now).banned_until for one in job.attempts)
+        return paid or (Rule.BANNED in matched.excluded and any(now < at < deadline for at in until))
 
     def match(self, bid: Bid, limit: int, deadline: int) -> Matched:
         """What the book has for this bid now; a ``limit`` of 0 is still to be chosen.

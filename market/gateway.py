@@ -38,6 +38,7 @@ from market.jobrun import JobRun
 from market.jobstore import JobStore
 from market.keeping import Keeping, name_of
 from market.loadfeed import LoadFeed
+from market.outcome import charged
 from market.policy import EVERYTHING, Policy
 from market.protocol import BID
 from market.purchase import Purchase
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 KEEP_S = 600.0  # results of finished jobs, for a client that comes back
+LINGER_S = 60.0  # what is on disk, or cost nothing, is not remembered here for longer
 MAX_JOBS = 1024
 MAX_INPUT_BYTES = 512 * 2**20  # of all unfinished jobs together, in memory while they arrive and then on disk
 ROOM_PART = 16  # of the room left, the most that one client has open: keys cost nothing, so nobody may be the last
@@ -309,7 +311,10 @@ class Gateway:
         while True:
             self._month_spent = await self._m.books.spent_since(MONTH_S)
             for name, at in tuple(self._ended_at.items()):
-                if trio.current_time() - at > KEEP_S:
+                over_s = trio.current_time() - at
+                if LINGER_S < over_s <= KEEP_S:
+                    self._put_away(name)
+                elif over_s > KEEP_S:
                     self._forget(name)
                     await self._m.results.drop(name_of(name))
                     self._shelved.discard(name_of(name))
@@ -318,6 +323,14 @@ class Gateway:
                     await self._m.results.drop(kept)
                     self._shelved.discard(kept)
             await trio.sleep(SWEEP_S)
+
+    def _put_away(self, name: bytes) -> None:
+        """Remember of a job no more than its name: its result is on disk, or it cost nothing and its bid is spent."""
+        run = self._runs.get(name)
+        if run is not None and (isinstance(run.outcome, JobDone) or not charged(run.outcome)):
+            at = self._ended_at[name]
+            self._forget(name)
+            self._ended_at[name] = at
 
     def _forget(self, name: bytes) -> None:
         run = self._runs.pop(name, None)

@@ -35,7 +35,7 @@ from market.outcome import Clock, Outcome, done, ended, failed
 from market.prefilter import Matched
 from market.purchase import Purchase
 from market.receipt import spec_in
-from market.refusal import Code, Refusal, Rule, simple
+from market.refusal import Code, Refusal, simple
 from market.session import Buying
 from p2p.envelope import digest_of
 from p2p.errors import Refused, Unavailable
@@ -72,7 +72,7 @@ class JobRun:
         self._deadline = self._clock.arrived + bid.deadline_ms
         self._purchases: list[Purchase] = []
         self._cancelled, self._reserved, self._on_disk = trio.Event(), trio.Event(), trio.Event()
-        self._patient = False
+        self._patient, self._tired = False, False
         self.inputs = JobInputs(counter.inputs, name_of(job_id), bid.spec)
         self.log = log.bind(job=job_id.hex()[:16])
 
@@ -110,9 +110,11 @@ class JobRun:
             self._finish(matched.refusal())
             task_status.started()
             return
+        first = [matched]
+        del matched  # see _until_done
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take, nursery.cancel_scope, task_status)
-            await self._conclude(await self._until_done(matched))
+            await self._conclude(await self._until_done(first))
 
     async def _take(self, whole: trio.CancelScope, task_status: TaskStatus[None]) -> None:
         """Take the bid in, on the disk with its first award where that comes soon; sellers are asked meanwhile."""
@@ -144,7 +146,7 @@ class JobRun:
         if outcome is None and last is not None and last.code == wire.CANCELLED:
             await self._conclude(await self._cancelled_at(last.cost))
         else:
-            await self._conclude(outcome or await self._until_done(self._match()))
+            await self._conclude(outcome or await self._until_done([self._match()]))
 
     async def _reserve(self) -> Refusal | None:
         """Set the customer's money aside, and put the bid on disk with it. Raises Refused without that money."""
@@ -160,7 +162,12 @@ class JobRun:
         await trio.lowlevel.checkpoint()  # whoever sends an award first: the client knows that it has a gateway
         return None
 
-    async def _until_done(self, matched: Matched) -> Outcome:
+    async def _until_done(self, first: list[Matched]) -> Outcome:
+        """Auction after auction. What the book had is taken out of ``first`` and let go of before every rest.
+
+        It names hundreds of sellers, and hundreds of bids may wait.
+        """
+        matched = first.pop()
         while True:
             if (late := await self._delivered()) is not None:
                 return late
@@ -171,25 +178,25 @@ class JobRun:
             here = await self.inputs.arrive(self._deadline / 1000, self._cancelled)
             if here and (outcome := await self._once(matched) or await self._declined(matched)) is not None:
                 return outcome
+            del matched
+            if self._tired:
+                await self._rest()
             matched = self._match()
 
     async def _once(self, matched: Matched) -> Outcome | None:
-        """One auction and what follows; None to go on with another."""
+        """One auction and what follows; None to go on with another, ``_tired`` where a rest comes first."""
+        self._tired = False
         if not matched.candidates:
-            if not self._may_rest(matched) and not self._patient and not self._may_recover(matched):
-                return await self._nobody()
-            await self._rest()
-            return None
+            self._tired = self._may_rest(matched) or self._patient or self._may_recover(matched)
+            return None if self._tired else await self._nobody()
         self.bulletin.tell(JobNews(self.job_id, News.AUCTION, wei=self.job.limit))
         with trio.CancelScope() as scope:
             won = await self._auction(matched, scope)
         if scope.cancelled_caught:
             return None
         if isinstance(won, Refusal):
-            if won.code is not Code.BUSY:
-                return await self._nobody()
-            await self._rest()
-            return None
+            self._tired = won.code is Code.BUSY
+            return None if self._tired else await self._nobody()
         return await self._follow(self._purchases[-1])
 
     async def _auction(self, matched: Matched, scope: trio.CancelScope) -> AwardTo | Refusal:
@@ -389,11 +396,5 @@ class JobRun:
         return self.bid.wait or bool(matched.waiting)
 
     def _may_recover(self, matched: Matched) -> bool:
-        """A seller that had the job may have it again: not reached now, or set aside for less than what is left."""
-        if not self.job.attempts or Rule.NO_ANSWER in matched.excluded:
-            return bool(self.job.attempts)
-        if any(one.session.record.paid for one in self._purchases):
-            return True  # the key may still come
-        known, now = self._c.basket.reputation, now_ms()
-        until = (known.of(one.seller, now).banned_until for one in self.job.attempts)
-        return Rule.BANNED in matched.excluded and any(now < at < self._deadline for at in until)
+        paid = any(one.session.record.paid for one in self._purchases)
+        return self._c.may_recover(self.job, matched, self._deadline, paid=paid)

@@ -40,6 +40,11 @@ def failed(job: Job, code: str, hint: str) -> JobFailed:
     return JobFailed(job.job_id, code, hint[:512], tried(job), 0)
 
 
+def charged(outcome: Outcome | None) -> int:
+    """What an end without a result cost the customer, in wei."""
+    return outcome.charged if isinstance(outcome, JobFailed | BidCancelled) else 0
+
+
 @dataclass(slots=True)
 class Clock:
     """Marks on a job's way, on the gateway's steady clock in milliseconds."""

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from libp2p.stream_muxer.exceptions import MuxedStreamError
+import trio.testing
+from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamError
+from libp2p.stream_muxer.yamux import yamux
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
 from p2p import hardening
 from p2p.errors import Misconfigured
-from p2p.hardening import PATCHES, dialing, pinned, receiving, sending
+from p2p.hardening import PATCHES, dialing, frames, pinned, receiving, sending
 from p2p.hardening.quiet import LINES, WINDOW, Throttle
 
 HERE = Path(__file__).parent
+HEADER = struct.Struct(yamux.YAMUX_HEADER_FORMAT)
 # attack -> what stderr says when the node without its cure is dead
 DEATHS = {
     "bad_multistream": "UnicodeDecodeError",
@@ -131,6 +136,20 @@ class Line:
         self.open.set()
 
 
+class Jam(Line):
+    """A peer that talks and never listens: it sends so many frames, and takes none."""
+
+    def __init__(self, sent: list[bytes]) -> None:
+        super().__init__()
+        self.sent = b"".join(sent)
+
+    async def read(self, _most: int) -> bytes:
+        if not self.sent:
+            await self.open.wait()
+        some, self.sent = self.sent, b""
+        return some
+
+
 def a_stream(line: Line, stream_id: int = 1) -> Any:
     hardening.install()
     conn = Yamux(line, "peer")
@@ -147,6 +166,54 @@ async def test_a_frame_that_nobody_takes_closes_the_connection(autojump_clock: A
     assert line.closed
     assert stream.conn.event_shutting_down.is_set()
     assert trio.current_time() == pytest.approx(sending.FRAME_STALL, abs=0.01)
+
+
+async def jammed(sent: list[bytes]) -> tuple[Any, int]:
+    """A connection to a peer that sends these and listens to no answer, and the most tasks that served it at once."""
+    hardening.install()
+    conn: Any = Yamux(Jam(sent), "peer")  # type: ignore[arg-type]
+
+    async def accept() -> None:
+        with suppress(MuxedConnUnavailable):
+            while True:
+                await conn.accept_stream()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(conn.start)
+        await conn.event_started.wait()
+        nursery.start_soon(accept)
+        await trio.testing.wait_all_tasks_blocked()
+        tasks = len(conn._nursery.child_tasks)
+        await trio.sleep(sending.GOODBYE_STALL + 1)
+        closed = conn.secured_conn.closed
+        nursery.cancel_scope.cancel()
+    return closed, tasks
+
+
+def syn(number: int) -> bytes:
+    return HEADER.pack(0, yamux.TYPE_WINDOW_UPDATE, yamux.FLAG_SYN, 2 * number + 2, 0)
+
+
+@pytest.mark.parametrize(("more", "closed"), [(-frames.IN_A_ROW, False), (frames.IN_A_ROW, True)])
+async def test_streams_that_are_refused_in_vain_are_one_task_and_then_the_end(
+    more: int, closed: bool, autojump_clock: Any
+) -> None:
+    streams = (
+        receiving.STREAMS_PER_PEER + receiving.REFUSALS_MOST + more
+    )  # that many are taken in before any is looked at
+    was_closed, tasks = await jammed([syn(number) for number in range(streams)])
+    assert was_closed == closed
+    assert tasks < 8
+
+
+@pytest.mark.parametrize(("more", "closed"), [(0, False), (1, True)])
+async def test_answers_that_nobody_takes_are_one_task_and_then_the_end(
+    more: int, closed: bool, autojump_clock: Any
+) -> None:
+    ping = HEADER.pack(0, yamux.TYPE_PING, yamux.FLAG_SYN, 0, 7)
+    was_closed, tasks = await jammed([ping] * (sending.REPLIES_MOST + more))
+    assert was_closed == closed
+    assert tasks < 8
 
 
 async def test_a_host_that_is_cancelled_waits_for_no_peer(autojump_clock: Any) -> None:

@@ -106,6 +106,41 @@ async def test_a_nonce_names_one_bid_for_ever(tmp_path: Path) -> None:
         assert at.machine.done == 1
 
 
+async def test_a_finished_job_takes_no_memory_for_long_and_is_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("market.gateway.LINGER_S", 0.05)
+    monkeypatch.setattr("market.gateway.SWEEP_S", 0.02)
+    async with desk(tmp_path) as at:
+        bid, dear = await at.bid(), replace(await at.bid(), limit=1)
+        first = await at.client.bid(at.peer, bid, print)
+        assert isinstance(first, Delivered)
+        refused = await at.client.bid(at.peer, dear, print)
+        assert isinstance(refused, Refusal)
+        with trio.fail_after(20):
+            while at.role._runs:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert set(at.role._ended_at) == {job_id(at.peer, at.seat.peer, one.nonce) for one in (bid, dear)}
+        again = await at.client.bid(at.peer, bid, print)
+        assert isinstance(again, Delivered)
+        assert (again.done, again.files) == (first.done, first.files)
+        assert at.machine.done == 1
+        anew = await at.client.bid(at.peer, dear, print)
+        assert isinstance(anew, Refusal)
+        assert anew.code is refused.code
+
+
+async def test_what_cost_its_client_something_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("market.gateway.LINGER_S", -1.0)
+    async with desk(tmp_path) as at:
+        bid = await at.bid()
+        assert isinstance(await at.client.bid(at.peer, bid, print), Delivered)
+        [(name, run)] = at.role._runs.items()
+        run.outcome = BidCancelled(name, 7)
+        at.role._put_away(name)
+        assert at.role._runs == {name: run}
+
+
 async def test_another_clients_nonce_is_another_job(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         bid = await at.bid()

@@ -189,6 +189,18 @@ DEFENCE = (
     ),
     Limit("streams that one peer opens at once", 200, "p2p.host:STREAMS_BURST", "test_floods:test_a_flood_of_streams"),
     Limit(
+        "refused streams of one connection whose reset waits",
+        64,
+        "p2p.hardening.receiving:REFUSALS_MOST",
+        "test_hardening:test_streams_that_are_refused_in_vain_are_one_task_and_then_the_end",
+    ),
+    Limit(
+        "acknowledgements of one connection that wait",
+        512,
+        "p2p.hardening.sending:REPLIES_MOST",
+        "test_hardening:test_answers_that_nobody_takes_are_one_task_and_then_the_end",
+    ),
+    Limit(
         "a frame of the muxer, bytes",
         MIB,
         "p2p.hardening.receiving:FRAME_MOST",

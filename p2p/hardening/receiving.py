@@ -6,6 +6,7 @@ broken the protocol and loses the connection.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import structlog
@@ -23,6 +24,7 @@ STREAMS_PER_PEER = (
     64 + 32
 )  # streams that a peer has open towards us on one connection: 64 of ours, and the library's own
 STREAMS_KEPT = 1024  # entries of a connection, half-closed ones included, ours as well
+REFUSALS_MOST = 64  # streams past their number whose reset waits for its turn
 _stock_init = Yamux.__init__
 _stock_body = Yamux._read_data_body
 _stock_accept = Yamux.accept_stream
@@ -121,18 +123,27 @@ async def _accept_stream(self: Any) -> Any:
         stream = await _stock_accept(self)
         if len(self.streams) <= STREAMS_PER_PEER or _open_inbound(self) <= STREAMS_PER_PEER:
             return stream
-        if len(self.streams) > STREAMS_KEPT:
-            log.info("peer_cut_off", peer=str(self.peer_id), streams=len(self.streams))
+        refused: deque[Any] = self.__dict__.setdefault("pasar_refused", deque())
+        if len(self.streams) > STREAMS_KEPT or len(refused) >= REFUSALS_MOST:
+            log.info("peer_cut_off", peer=str(self.peer_id), streams=len(self.streams), refused=len(refused))
             await self.close(yamux.GO_AWAY_PROTOCOL_ERROR)
-        else:
-            self._nursery.start_soon(_refuse, stream)  # whoever waits here holds up the reading of the connection
+            continue
+        refused.append(stream)
+        if len(refused) == 1:
+            self._nursery.start_soon(_refuse, refused)  # whoever waits here holds up the reading of the connection
 
 
-async def _refuse(stream: Any) -> None:
+async def _refuse(refused: deque[Any]) -> None:
+    """Reset one after the other, all that wait: a peer that opens streams and never reads costs one task."""
     try:
-        await stream.reset()
-    except Exception as exc:  # the connection is breaking, in one of many ways; its reading task clears up
-        log.debug("refusal_not_sent", error=type(exc).__name__)
+        while refused:
+            try:
+                await refused[0].reset()
+            except Exception as exc:  # the connection is breaking, in one of many ways; its reading task clears up
+                log.debug("refusal_not_sent", error=type(exc).__name__)
+            refused.popleft()
+    finally:
+        refused.clear()
 
 
 def _open_inbound(conn: Any) -> int:

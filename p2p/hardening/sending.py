@@ -7,6 +7,7 @@ connection of the process has to have them.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from typing import Any
 
 import structlog
@@ -82,17 +83,20 @@ def _whole_frames() -> None:
     Yamux.handle_incoming = _handle_incoming
 
 
-async def _write_reply(conn: Any, frame: bytes) -> None:
+async def _write_replies(conn: Any, waiting: deque[bytes]) -> None:
+    """All that wait, one after the other: a task for each would cost a hundred times what its twelve bytes do."""
     try:
-        await _write_now(conn, frame)
+        while waiting:
+            await _write_now(conn, waiting[0])
+            waiting.popleft()
     except Exception as exc:  # the connection is breaking, in one of many ways; its reading task clears up
         log.debug("reply_not_sent", error=type(exc).__name__)
     finally:
-        conn.pasar_replies -= 1
+        waiting.clear()
 
 
 async def _write_unless_reply(self: Any, data: bytes) -> None:
-    """Write one frame; but hand an acknowledgement, which only the reading task sends, to a task of its own.
+    """Write one frame; but hand an acknowledgement, which only the reading task sends, to another task.
 
     A reader that waits until its reply is taken reads nothing meanwhile. When both ends do so, neither takes anything,
     and a ping that crosses a loaded connection is enough to stop it for good.
@@ -100,12 +104,13 @@ async def _write_unless_reply(self: Any, data: bytes) -> None:
     if not data[3] & yamux.FLAG_ACK or self._nursery is None:
         await _write_now(self, data)
         return
-    waiting = getattr(self, "pasar_replies", 0)
-    if waiting >= REPLIES_MOST:
+    waiting: deque[bytes] = self.__dict__.setdefault("pasar_replies", deque())
+    if len(waiting) >= REPLIES_MOST:
         await abandon(self)
         raise MuxedStreamError("the peer asks and takes no answer; the connection is closed")
-    self.pasar_replies = waiting + 1
-    self._nursery.start_soon(_write_reply, self, data)
+    waiting.append(data)
+    if len(waiting) == 1:
+        self._nursery.start_soon(_write_replies, self, waiting)
 
 
 _write_now = Yamux._write_frame
