@@ -21,7 +21,7 @@ MILLION = 10**6
 PRIOR_JOBS = 5
 NEWCOMER_JOBS = 5  # whoever has fewer measured jobs is a newcomer
 REFUSED_MS = 2000
-REFUSALS_BELIEVED = 5  # in a row without a quote between them, and a Load clears no refusal any more
+REFUSALS_BELIEVED = 5  # Loads in a row that said free and were followed by a refusal: no Load clears one any more
 SILENCES = 6  # in a row, and a seller counts as unreachable: one whose host only stalls has answered before
 LOST_COUNTS = 3  # silences; who cannot be dialled twice is unreachable
 UNREACHABLE_MS = 10_000  # at most until it is tried again: it may be back under a new offer
@@ -50,7 +50,8 @@ class Record:
     failed_in_row: int = 0
     failed_at: int | None = None
     silences: int = 0
-    contradicted: int = 0  # refusals in a row, whatever its Loads said
+    free: bool = False  # its Load said so, and nobody has asked since
+    contradicted: int = 0  # Loads in a row that said so, and the first answer was a refusal
     speeds: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
 
     @property
@@ -137,13 +138,14 @@ class Reputation:
         """It had no place; no fault. It is not asked again for two seconds, or until a newer Load."""
         record = self._touch(seller, now)
         record.refused_until = now + REFUSED_MS
-        record.contradicted += 1
+        record.contradicted += record.free
+        record.free = False  # of several bids that asked it at once, one may have got the place
 
     def quoted(self, seller: PeerId) -> None:
         """It had a place, as it said."""
         record = self._records.get(seller)
         if record is not None:
-            record.contradicted = 0
+            record.contradicted, record.free = 0, False
 
     def unanswered(self, seller: PeerId, now: int, *, lost: bool = False) -> None:
         """No answer; no fault. Set aside as after a refusal, longer each time once it counts as unreachable."""
@@ -163,7 +165,10 @@ class Reputation:
     def load_arrived(self, seller: PeerId) -> None:
         """A newer Load with a free place says more than an old refusal; not of one whose Loads say so in vain."""
         record = self._records.get(seller)
-        if record is not None and not record.silences and record.contradicted < REFUSALS_BELIEVED:
+        if record is None:
+            return
+        record.free = True
+        if not record.silences and record.contradicted < REFUSALS_BELIEVED:
             record.refused_until = 0
 
     def of(self, seller: PeerId, now: int) -> Record:

@@ -82,10 +82,10 @@ def test_what_went_as_was_said_is_no_news(load: Load, passed: int) -> None:
 
 def test_a_load_clears_a_refusal_unless_its_word_was_empty_too_often() -> None:
     known = Reputation()
-    for refusals in range(REFUSALS_BELIEVED + 1):
+    for refusals in range(REFUSALS_BELIEVED + 2):  # no Load was there before the first
         known.refused(SELLERS[0], 0)
         known.load_arrived(SELLERS[0])
-        assert known.view(SELLERS[0], 1).refused_lately == (refusals + 1 >= REFUSALS_BELIEVED)
+        assert known.view(SELLERS[0], 1).refused_lately == (refusals >= REFUSALS_BELIEVED)
     known.quoted(SELLERS[0])
     known.load_arrived(SELLERS[0])
     assert not known.view(SELLERS[0], 1).refused_lately

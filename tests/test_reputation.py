@@ -119,6 +119,19 @@ def test_a_refusal_is_remembered_two_seconds_or_until_a_newer_load() -> None:
     assert not known.view(SELLER, 101).refused_lately
 
 
+def test_of_many_who_ask_at_once_for_one_place_nobody_doubts_the_next_load() -> None:
+    known = Reputation()
+    for job in range(20):
+        now = 100 * job
+        known.refused(SELLER, now)
+        known.quoted(SELLER)
+        for _ in range(7):
+            known.refused(SELLER, now)
+        assert known.view(SELLER, now).refused_lately
+        known.load_arrived(SELLER)
+        assert not known.view(SELLER, now).refused_lately
+
+
 def test_views_join_what_others_know() -> None:
     known = Reputation()
     known.delivered(SELLER, 0)
