@@ -28,6 +28,7 @@ from p2p.peer import PeerId
 
 SHORTEST_WINDOW_MS = 200
 LONGEST_WINDOW_MS = 800
+PATIENT_WINDOW_MS = 3000  # of a bid that waits, where nobody else who is there is left to ask
 HOLD_BEYOND_MS = 500
 UNKNOWN_RTT_MS = 400
 AWARD_ANSWER_MS = 5000
@@ -229,11 +230,17 @@ class Auction:
             return self.declined(self.winner.seller, now)
         if self._standing(now):
             return self._next(now)
-        if self._waiting and now < self._asked_at + LONGEST_WINDOW_MS:
-            self.wake_at = min(self._asked_at + LONGEST_WINDOW_MS, self.buyer.deadline)
+        if self._waiting and now < (until := self._asked_at + self._longest_window()):
+            self.wake_at = min(until, self.buyer.deadline)
             return []
         silent, self._waiting = sorted(self._waiting), set()  # a quote of theirs may still come, and counts then
         return [*(NoteSilence(seller) for seller in silent), *self._next(now)]
+
+    def _longest_window(self) -> int:
+        """How long a round may last: a seller that is slow now is better than none, for whoever has the time."""
+        there = any(self._asked[seller][0].rtt_ms is not None for seller in self._waiting)
+        others = any(one.rtt_ms is not None for one in self._left)
+        return PATIENT_WINDOW_MS if self.buyer.waits and there and not others else LONGEST_WINDOW_MS
 
     def _round(self, now: int) -> list[Command]:
         over = self._rounds == MAX_ROUNDS

@@ -178,7 +178,6 @@ class _Round:
     async def _ask(self, seller: PeerId, rfq: RFQ) -> None:
         try:
             answer = await self._lines.ask(seller, rfq)
-            self._reputation.answered(seller)
             self._post.send_nowait(_Answered(seller, answer if isinstance(answer, Quoted) else None))
         except PeerFault as fault:
             log.warning("no quote", seller=peer_text(seller), code=fault.code)

@@ -73,6 +73,7 @@ class ControlLines:
         self._lines: dict[PeerId, _Line] = {}
         self._opening: dict[PeerId, QuickLock] = {}
         self._rtts: dict[PeerId, int] = {}
+        self.answered: Callable[[PeerId], None] = lambda seller: None  # hears of every answer, also of one that is late
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -192,6 +193,7 @@ class ControlLines:
             digest = quote.rfq  # its signature is worth checking when somebody waits for it
         else:
             raise PeerFault(f"{type(said).__name__} on a control line")
+        self.answered(seller)
         waiting = line.waiting.get(digest)
         if waiting is None or waiting.answer is not None:
             line.strays += 1

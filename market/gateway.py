@@ -105,6 +105,7 @@ class Gateway:
     def __init__(self, means: Means) -> None:
         self._m = m = means
         self.reputation = Reputation()
+        m.lines.answered = self.reputation.answered
         self.loads = self._load_feed()
         self._sessions = SessionStore(m.journal, "buying", m.wall_time)
         self._streams = ReadyStreams(m.network, m.greeter, m.reach)
@@ -229,7 +230,7 @@ class Gateway:
             rtts=lambda seller: m.lines.rtts.get(seller, 0),
             small_job=m.small_job,
             reached=m.reached,
-            measured=m.feed.book.measured,
+            measured=self._measured,
             report=m.network.report,
         )
 
@@ -243,6 +244,10 @@ class Gateway:
         return Inspector(
             m.inspection, m.signer.peer, lambda: self._counter, self.reputation, m.books, opened, secrets.token_bytes
         )
+
+    def _measured(self, seller: PeerId) -> None:
+        self._m.feed.book.measured(seller)
+        self._m.feed.stir()  # bids that wait may have its place
 
     # -- runs and purchases ------------------------------------------------------------------------------------------
 
@@ -363,9 +368,8 @@ class Gateway:
                 await self._start(purchase)
                 purchase.talk.post(events.Restarted())
 
-        for name in await self._m.customers.open_jobs():
-            if name not in self._runs:
-                await self._m.customers.give_back(name)
+        for name in sorted(set(await self._m.customers.open_jobs()) - self._runs.keys()):
+            await self._m.customers.give_back(name)
 
     async def _drop_inputs(self) -> None:
         """Inputs of jobs that are over and were not dropped in time."""

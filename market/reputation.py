@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 from market.offer import MAX_SPEED, Load
@@ -47,12 +47,13 @@ class Record:
     halved_at: int = 0
     banned_until: int = 0
     refused_until: int = 0
+    silent_until: int = 0
     failed_in_row: int = 0
     failed_at: int | None = None
     silences: int = 0
     free: bool = False  # its Load said so, and nobody has asked since
     contradicted: int = 0  # Loads in a row that said so, and the first answer was a refusal
-    speeds: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
+    speeds: OrderedDict[bytes, int] | None = None  # most records are of sellers that nobody ever reached
 
     @property
     def newcomer(self) -> bool:
@@ -90,13 +91,15 @@ class Reputation:
         record.delivered += _SCALE
         record.measured += 1
         record.failed_in_row = 0
+        record.refused_until = 0  # the job's place is free, and a job may be shorter than a Load takes to come
         record.late_ms += (max(0, late_ms) - record.late_ms) // 4
         if units and run_ms > 0:
             fresh = min(MAX_SPEED, units * 1000 // run_ms)
-            known = record.speeds.pop(model, fresh)
-            record.speeds[model] = max(1, known + (fresh - known) // 4)
-            if len(record.speeds) > MAX_MODELS_MEASURED:
-                record.speeds.popitem(last=False)
+            speeds = record.speeds = record.speeds or OrderedDict()
+            known = speeds.pop(model, fresh)
+            speeds[model] = max(1, known + (fresh - known) // 4)
+            if len(speeds) > MAX_MODELS_MEASURED:
+                speeds.popitem(last=False)
 
     def failed(self, seller: PeerId, now: int, *, awarded: int | None = None) -> None:
         """An award that came to nothing: not delivered, or past its time. Three in a row set a seller aside.
@@ -148,19 +151,19 @@ class Reputation:
             record.contradicted, record.free = 0, False
 
     def unanswered(self, seller: PeerId, now: int, *, lost: bool = False) -> None:
-        """No answer; no fault. Set aside as after a refusal, longer each time once it counts as unreachable."""
+        """No answer; no fault. Set aside until one comes, longer each time once it counts as unreachable."""
         record = self._touch(seller, now)
-        if now < record.refused_until:
+        if now < record.silent_until:
             return  # of several auctions that asked it at once, the first has said so
         record.silences += LOST_COUNTS if lost else 1
         times = max(0, record.silences - SILENCES + LOST_COUNTS) // LOST_COUNTS
-        record.refused_until = now + min(UNREACHABLE_MS, REFUSED_MS << min(times, 8))
+        record.silent_until = now + min(UNREACHABLE_MS, REFUSED_MS << min(times, 8))
 
     def answered(self, seller: PeerId) -> None:
-        """It answered, whatever it said."""
+        """It answered, whatever it said, and however late."""
         record = self._records.get(seller)
         if record is not None:
-            record.silences = 0
+            record.silences = record.silent_until = 0
 
     def load_arrived(self, seller: PeerId) -> None:
         """A newer Load with a free place says more than an old refusal; not of one whose Loads say so in vain."""
@@ -168,7 +171,7 @@ class Reputation:
         if record is None:
             return
         record.free = True
-        if not record.silences and record.contradicted < REFUSALS_BELIEVED:
+        if record.contradicted < REFUSALS_BELIEVED:
             record.refused_until = 0
 
     def of(self, seller: PeerId, now: int) -> Record:
@@ -193,10 +196,10 @@ class Reputation:
         return View(
             newcomer=record.newcomer,
             banned=now < record.banned_until,
-            refused_lately=now < record.refused_until,
-            unreachable=now < record.refused_until and record.silences >= SILENCES,
+            refused_lately=now < max(record.refused_until, record.silent_until),
+            unreachable=now < record.silent_until and record.silences >= SILENCES,
             delivered_ppm=record.delivered_ppm,
-            speeds=dict(record.speeds),
+            speeds=dict(record.speeds or ()),
             late_ms=record.late_ms,
             load=load,
             exposure_wei=exposure_wei,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from market.auction import (
     AWARD_ANSWER_MS,
     LONGEST_WINDOW_MS,
+    PATIENT_WINDOW_MS,
     Ask,
     Auction,
     AwardTo,
@@ -263,6 +264,25 @@ def test_a_bid_that_waits_asks_no_strangers_after_whoever_is_there(waits: bool) 
     assert bool(rfqs(after)) != waits
     if waits:
         assert told(after) is Code.BUSY
+
+
+@pytest.mark.parametrize(
+    ("waits", "rtt_ms", "until"),
+    [(True, 20, PATIENT_WINDOW_MS), (False, 20, LONGEST_WINDOW_MS), (True, None, LONGEST_WINDOW_MS)],
+)
+def test_a_bid_that_waits_is_patient_with_the_last_who_is_there(waits: bool, rtt_ms: int | None, until: int) -> None:
+    [made] = sellers(1)
+    met = View(False, False, False, False, 800_000, {}, 0, None, 10**9, rtt_ms=rtt_ms)
+    matched = prefilter(book_of(made), Terms(shape(), SETTLEMENT, LIMIT, 60_000), {made.seller: met}, NOW)
+    one = Auction(Buyer(GATEWAY, NETWORK, SETTLEMENT, Prefer.PRICE, 60_000, waits), matched, NONCE)
+    one.start(random.Random(1), 0)
+    last, commands = 0, list[Command]()
+    while one.wake_at is not None:
+        last = one.wake_at
+        commands = one.tick(last)
+    assert last == until
+    assert commands[0] == NoteSilence(made.seller)
+    assert told(commands) is Code.BUSY
 
 
 def test_a_bid_that_waits_asks_no_strangers_while_who_is_there_is_busy_for_a_moment() -> None:

@@ -132,6 +132,13 @@ def test_of_many_who_ask_at_once_for_one_place_nobody_doubts_the_next_load() -> 
         assert not known.view(SELLER, now).refused_lately
 
 
+def test_who_delivers_has_a_place_again() -> None:
+    known = Reputation()
+    known.refused(SELLER, 0)
+    known.delivered(SELLER, 1)
+    assert not known.view(SELLER, 1).refused_lately
+
+
 def test_views_join_what_others_know() -> None:
     known = Reputation()
     known.delivered(SELLER, 0)
