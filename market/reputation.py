@@ -31,6 +31,7 @@ MAX_BAN_MS = 24 * 3600 * 1000
 FAILURES_BAN = 3  # awards in a row that came to nothing, and the seller is set aside; each one more, twice as long
 SET_ASIDE_MS = 30_000
 MAX_SELLERS = 20_000
+MAX_STRANGERS = 1024  # of them, those that never had a job and broke no rule: most are names in offers of nobody
 MAX_MODELS_MEASURED = 64
 _SCALE = 1024  # decayed counts are kept in parts of a job
 
@@ -78,6 +79,7 @@ class Reputation:
     def __init__(self, capacity: int = MAX_SELLERS) -> None:
         self.capacity = capacity
         self._records: OrderedDict[PeerId, Record] = OrderedDict()
+        self._strangers: OrderedDict[PeerId, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -86,7 +88,7 @@ class Reputation:
         self, seller: PeerId, now: int, *, model: bytes = b"", units: int = 0, run_ms: int = 0, late_ms: int = 0
     ) -> None:
         """A result whose digest checked. ``run_ms`` is the time of the work itself, without queue and transfer."""
-        record = self._touch(seller, now)
+        record = self._touch(seller, now, stranger=False)
         record.jobs += _SCALE
         record.delivered += _SCALE
         record.measured += 1
@@ -108,7 +110,7 @@ class Reputation:
         ``awarded`` before the last failure was known is not one more in the row: one stall of an honest seller, or of
         the way to it, ends every award that is under way.
         """
-        record = self._touch(seller, now)
+        record = self._touch(seller, now, stranger=False)
         record.jobs += _SCALE
         record.measured += 1
         if awarded is not None and record.failed_at is not None and awarded < record.failed_at:
@@ -120,7 +122,7 @@ class Reputation:
 
     def fault(self, seller: PeerId, now: int, *, proof: bool = False) -> None:
         """A rule broken, which bans: ten minutes, doubled with each fault, a day at most, and at once with proof."""
-        record = self._touch(seller, now)
+        record = self._touch(seller, now, stranger=False)
         record.jobs += _SCALE
         record.faults += 1
         doubled = BAN_MS << min(record.faults - 1, 16)
@@ -225,19 +227,28 @@ class Reputation:
         """Everybody with a record."""
         return self._records.keys()
 
-    def _touch(self, seller: PeerId, now: int) -> Record:
+    def _touch(self, seller: PeerId, now: int, *, stranger: bool = True) -> Record:
         record = self._records.get(seller)
         if record is None:
             if len(self._records) >= self.capacity:
                 self._forget(now)
             record = self._records[seller] = Record(halved_at=now)
+            self._strangers[seller] = None
         self._records.move_to_end(seller)
+        if not stranger:
+            self._strangers.pop(seller, None)
+        elif seller in self._strangers:
+            self._strangers.move_to_end(seller)
+            if len(self._strangers) > MAX_STRANGERS:
+                del self._records[self._strangers.popitem(last=False)[0]]
         record.decay(now)
         return record
 
     def _forget(self, now: int) -> None:
         free = (peer for peer, record in self._records.items() if record.banned_until <= now)
-        del self._records[next(free, next(iter(self._records)))]
+        gone = next(free, next(iter(self._records)))
+        del self._records[gone]
+        self._strangers.pop(gone, None)
 
 
 class Views(Mapping[PeerId, View]):

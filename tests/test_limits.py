@@ -88,6 +88,12 @@ DESIGNED = (
         "p2p.blobs:MAX_BLOB",
         "test_blobs:test_a_size_above_the_cap_is_refused_before_anything_is_kept",
     ),
+    Limit(
+        "sellers that never had a job and are remembered",
+        1024,
+        "market.reputation:MAX_STRANGERS",
+        "test_reputation:test_names_that_never_had_a_job_are_few",
+    ),
     Limit("offers in the book", 100_000, "market.book:CAPACITY", "test_limits:test_a_full_book_takes_no_more"),
     Limit(
         "streams of one peer, each way",

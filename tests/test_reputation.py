@@ -10,6 +10,7 @@ from market.reputation import (
     BAN_MS,
     HALF_LIFE_MS,
     MAX_BAN_MS,
+    MAX_STRANGERS,
     NEWCOMER_JOBS,
     REFUSED_MS,
     UNREACHABLE_MS,
@@ -130,6 +131,23 @@ def test_of_many_who_ask_at_once_for_one_place_nobody_doubts_the_next_load() -> 
         assert known.view(SELLER, now).refused_lately
         known.load_arrived(SELLER)
         assert not known.view(SELLER, now).refused_lately
+
+
+def test_names_that_never_had_a_job_are_few() -> None:
+    known = Reputation()
+    known.delivered(SELLER, 0)
+    known.fault(OTHER, 0)
+    for number in range(MAX_STRANGERS + 10):
+        known.unanswered(stranger(1000 + number), 1, lost=True)
+    assert len(known) == MAX_STRANGERS + 2
+    assert SELLER in known.sellers()
+    assert OTHER in known.sellers()
+    assert stranger(1000) not in known.sellers()
+    assert known.view(stranger(1000 + MAX_STRANGERS), 1).refused_lately
+    known.failed(stranger(1010), 2)
+    for number in range(MAX_STRANGERS):
+        known.refused(stranger(5000 + number), 2)
+    assert stranger(1010) in known.sellers(), "a job makes a name for good"
 
 
 def test_who_delivers_has_a_place_again() -> None:
