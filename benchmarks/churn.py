@@ -25,7 +25,7 @@ import trio
 from benchmarks.report import NotRun, Report, Say, goal, quantile
 from benchmarks.stage import NODE, NOOP_ORCHESTRATOR, READY_S, Stage, stage
 from market.bidwire import BidCancelled, JobFailed, ModelOnOffer
-from market.client import Delivered, Wish, bid_for
+from market.client import Delivered, GatewayLost, Wish, bid_for
 from market.console import configure_logs
 from market.refusal import Code, Refusal
 from market.rolekit import PIPELINES
@@ -140,10 +140,10 @@ class Shopper:
             gateway = self._gateways[number % len(self._gateways)]
             try:
                 found = await self._at(gateway, left)
-            except Unavailable as exc:
-                if type(exc) is not Unavailable:  # it was taken, and came to no end
-                    ending, good = type(exc).__name__, False
-                    break
+            except GatewayLost:  # it was taken, and came to no end
+                ending, good = GatewayLost.__name__, False
+                break
+            except Unavailable:
                 found = None
             except PasarError as exc:
                 ending, good = f"{type(exc).__name__}: {exc}", False
