@@ -95,7 +95,7 @@ class Tally:
 
     def _peer_found(self, peer: str, kind: str) -> str:
         self.found.add(peer)
-        return f"found {kind.removeprefix('pipeline/')} …{peer[-8:]} over the DHT"
+        return f"found {kind} …{peer[-8:]} over the DHT"
 
     def _offers(self, offers: int) -> str:
         if offers <= self.offers:

@@ -41,9 +41,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-LOOK_FIRST_S = 2.0
-LOOK_LATER_S = 30.0
-LOOKS_AT_FIRST = 15
+LOOK_FIRST_S, LOOK_LATER_S = 2.0, 60.0  # doubled from look to look: each asks twenty peers
 LOOK_AGAIN_S = 2.0  # for one peer or another that is missed
 LOCAL_LOOK_S = 1.0
 CONNECT_PATIENCE_S = 30.0
@@ -160,19 +158,24 @@ class Overlay:
 
     async def put_records(self) -> None:
         """Be found: the records of all our kinds, at least once where anybody is there to take them."""
+        put = await self._put_first()
         for kind in self._w.kinds:
-            self.presence.advertise(kind)
+            self.presence.advertise(kind, put=put)
+
+    async def _put_first(self) -> bool:
+        """Whether all records were put, with a few tries."""
         for attempt in range(PUT_TRIES):
             if not (self.host.connected() and self.host.announces()):
-                return
+                return False
             try:
                 for kind in self._w.kinds:
                     for key in keys_for(kind, self._w.network, self._wall_time()):
                         await self.discovery.provide(key)
-                return
+                return True
             except Unavailable as exc:
                 log.debug("record not put", reason=str(exc), attempt=attempt)
                 await trio.sleep(0.3 * (attempt + 1))
+        return False
 
     async def look_once(self) -> tuple[PeerAddrs, ...]:
         """Ask the DHT for everybody wanted; remember and connect."""
@@ -242,12 +245,14 @@ class Overlay:
             log.debug("not connected", peer=peer_text(target.peer), reason=str(exc))
 
     async def _look(self) -> None:
-        looks = 0
-        while True:
-            looks += 1
-            if self._w.wanted and self.host.connected():
+        pause = LOOK_FIRST_S
+        while self._w.wanted:
+            if self.host.connected():
                 await self.look_once()
-            await trio.sleep(LOOK_FIRST_S if looks < LOOKS_AT_FIRST else LOOK_LATER_S)
+            else:
+                pause = LOOK_FIRST_S
+            await trio.sleep(pause)
+            pause = min(LOOK_LATER_S, 2 * pause)
 
     async def _note_first(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with self.host.subscribe_peers() as changes:

@@ -63,8 +63,8 @@ BOOK_S = 5.0  # that a neighbour's book may take before we are ready without it
 # Whom each role is found as, and whom it wants to be connected with.
 KINDS: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bootstrap": (("bootstrap",), ()),
-    "gateway": (("gateway",), tuple(f"pipeline/{name}" for name in PIPELINES)),
-    "orchestrator": (tuple(f"pipeline/{name}" for name in PIPELINES), ("gateway",)),
+    "gateway": (("gateway",), ("orchestrator",)),
+    "orchestrator": (("orchestrator",), ("gateway",)),
 }
 
 

@@ -1,7 +1,7 @@
 """Who is there: provider keys that change every day, put again while we are up, and asked for by kind.
 
-A kind is a role or a pipeline, ``gateway`` or ``pipeline/text-to-image``. Keys are H(kind, network, day), so that
-nobody can sit on one for ever. Works over any Discovery; its calendar is an argument.
+A kind is a role, ``gateway`` or ``orchestrator``. Keys are H(kind, network, day), so that nobody can sit on one for
+ever. Works over any Discovery; its calendar is an argument.
 """
 
 from __future__ import annotations
@@ -55,10 +55,11 @@ class Presence:
         self._kinds: dict[str, None] = {}
         self._more = trio.Event()
 
-    def advertise(self, kind: str) -> None:
-        """From now on, be found as ``kind``."""
+    def advertise(self, kind: str, *, put: bool = False) -> None:
+        """From now on, be found as ``kind``; ``put`` says that its records were put just now."""
         self._kinds[kind] = None
-        self._more.set()
+        if not put:
+            self._more.set()
 
     def withdraw(self, kind: str) -> None:
         """Put no more records for ``kind``; those that exist run out."""

@@ -34,7 +34,7 @@ def test_a_peer_that_two_nodes_found_is_one_peer() -> None:
     line = {"event": "peer found", "peer": "16Uiu2HAmGATEWAY", "kind": "gateway"}
     assert tally.note("orchestrator-1", line) == "found gateway …mGATEWAY over the DHT"
     tally.note("orchestrator-2", line)
-    tally.note("gateway", {"event": "peer found", "peer": "16Uiu2HAmSELLER", "kind": "pipeline/text-to-image"})
+    tally.note("gateway", {"event": "peer found", "peer": "16Uiu2HAmSELLER", "kind": "orchestrator"})
     assert tally.as_dict()["peers_found_by_dht"] == 2
 
 

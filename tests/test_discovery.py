@@ -30,7 +30,7 @@ def test_a_provider_key_never_changes():
 def test_kind_network_and_day_each_make_another_key():
     keys = {
         provider_key(kind, network, day)
-        for kind in ("gateway", "pipeline/text-to-image", "gatewaym")
+        for kind in ("gateway", "orchestrator", "gatewaym")
         for network in ("main", "ain", "demo-1")
         for day in (1, 2)
     }

@@ -23,7 +23,7 @@ from p2p.standing import Reach
 from p2p.transport import PeerAddrs, Verdict
 from tests.contracts.network import ECHO, echo, read_all, target, until
 
-SELLS = ("pipeline/text-to-image",)
+SELLS = ("orchestrator",)
 TOPIC = "pasar/test/offers"
 
 

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from libp2p import new_host
 from libp2p.crypto.secp256k1 import create_new_key_pair
+from libp2p.kad_dht import kad_dht, peer_routing
+from libp2p.kad_dht import utils as kad_utils
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.peer.peerstore import env_to_send_in_RPC
 from libp2p.pubsub import gossipsub, pubsub, utils
 from libp2p.pubsub.pb import rpc_pb2
@@ -85,3 +88,27 @@ async def test_the_number_of_peers_remembered_is_bounded(monkeypatch: pytest.Mon
     for far in peers:
         assert pubsub.maybe_consume_signed_record(an_rpc(env_to_send_in_RPC(far)[0]), host, far.get_id())
     assert list(records._verified[host]) == [far.get_id() for far in peers[-3:]]
+
+
+async def test_in_the_dht_a_record_is_verified_once_and_a_wrong_one_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, far, other = a_host(1), a_host(2), a_host(3)
+    verified = list[Any]()
+
+    def count(said: Any, *rest: Any) -> bool:
+        verified.append(said)
+        return kad_utils.maybe_consume_signed_record(said, *rest)
+
+    monkeypatch.setattr(records, "_stock_consume_in_dht", count)
+    record, _ = env_to_send_in_RPC(far)
+    for _ in range(3):
+        assert peer_routing.maybe_consume_signed_record(
+            Message.Peer(id=far.get_id().to_bytes(), signedRecord=record), host
+        )
+        assert kad_dht.maybe_consume_signed_record(Message(senderRecord=record), host, far.get_id())
+    assert len(verified) == 1
+    for _ in range(2):
+        stolen = Message.Peer(id=other.get_id().to_bytes(), signedRecord=record)
+        assert not peer_routing.maybe_consume_signed_record(stolen, host)
+        assert not kad_dht.maybe_consume_signed_record(Message(senderRecord=record), host, other.get_id())
+    assert len(verified) == 5
+    assert peer_routing.maybe_consume_signed_record(Message.Peer(id=far.get_id().to_bytes()), host)  # none to verify

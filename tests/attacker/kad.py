@@ -13,7 +13,7 @@ from multiaddr import Multiaddr
 from market.protocol import KAD
 from p2p.errors import PasarError
 from p2p.presence import DAY, provider_key
-from tests.attacker.stand import PIPELINE, Act, Stand, token
+from tests.attacker.stand import Act, Stand, token
 
 
 async def ask(stand: Stand, *messages: Message, streams: int, each: int) -> None:
@@ -34,7 +34,7 @@ async def ask(stand: Stand, *messages: Message, streams: int, each: int) -> None
 async def records(stand: Stand) -> None:
     """A record under the key that everybody asks for, and under keys that nobody does."""
     async with stand.connected() as (host, target):
-        today = provider_key(f"pipeline/{PIPELINE}", stand.network, int(time.time()) // DAY)
+        today = provider_key("orchestrator", stand.network, int(time.time()) // DAY)
         for number in range(200):
             with suppress(PasarError):
                 record = Message(type=Message.MessageType.ADD_PROVIDER, key=token(32) if number % 4 else today)
