@@ -133,7 +133,7 @@ class BidServer:
                 broken.append(exc)
             nursery.cancel_scope.cancel()
         if broken:
-            raise broken[0]
+            raise broken.pop()  # kept here, it would hold this call and all that it knows
 
     async def _hurry(self, run: JobRun, parcels: Parcels, stream: trio.CancelScope) -> None:
         """End a stream on which a result is not taken; the result stays for a client that comes back."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from compute.spec import Quality
 from ledger.money import Settlement
@@ -28,8 +28,10 @@ from p2p.transport import Verdict
 CAPACITY = 100_000
 CLOCK_TOLERANCE = 120  # seconds that two honest calendars may differ
 MAX_PROOFS = 256
+MAX_SHARED = 4096  # values that offers have in common; strangers may name as many as they like
 ENVELOPE = 79  # bytes that an envelope adds to a payload of more than 255 bytes, so that nothing longer is kept
 
+T = TypeVar("T")
 Key = tuple[PeerId, str]
 Ask = tuple[int, PeerId]
 
@@ -85,6 +87,7 @@ class OrderBook:
         self._sellers: dict[str, list[PeerId]] = {}  # of each pipeline, sorted, for pages
         self._expiry: list[tuple[int, Key, int]] = []
         self._payloads: set[bytes] = set()
+        self._shared: dict[Any, Any] = {}
         self._measured: set[PeerId] = set()
         self._crowds: dict[bytes, dict[Key, None]] = {}  # never-measured postings by subnet, in order of arrival
 
@@ -121,7 +124,7 @@ class OrderBook:
         else:
             self._remove(key)
             subnet = subnet or known.subnet
-        self._insert(key, Posting(offer, envelope, subnet))
+        self._insert(key, Posting(self._thrifty(offer), envelope, subnet))
         return Verdict.ACCEPT
 
     def expire(self, now: int) -> None:
@@ -230,6 +233,28 @@ class OrderBook:
             return False  # it would be the first to go itself
         self._remove(next(reversed(self._crowds[largest])))
         return True
+
+    def _thrifty(self, offer: Offer) -> Offer:
+        """The same offer, what it has in common with others held once: a quarter of what it takes."""
+        same = self._same
+        models = tuple(
+            replace(entry, name=same(entry.name), model=same(entry.model), dtype=same(entry.dtype))
+            for entry in offer.models
+        )
+        return replace(
+            offer,
+            network=self.network,
+            settlement=same(offer.settlement),
+            pipeline=same(offer.pipeline),
+            models=models,
+            verification=same(offer.verification),
+        )
+
+    def _same(self, value: T) -> T:
+        if len(self._shared) >= MAX_SHARED:
+            self._shared.clear()
+        known: T = self._shared.setdefault(value, value)
+        return known
 
     def _insert(self, key: Key, posting: Posting) -> None:
         offer = posting.offer

@@ -304,7 +304,7 @@ class _Follow:
             nursery.start_soon(take_back)
             nursery.start_soon(hear)
         if not endings:
-            raise broken[0]
+            raise broken.pop()
         if isinstance(endings[0], Delivered):
             try:
                 await stream.send(Thanks(self._job_id))

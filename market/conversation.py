@@ -217,7 +217,7 @@ class Conversation:
                 self._stream = self._outbox = self._stream_nursery = None
                 self.post(Disconnected())
         if broken:
-            raise broken[0]
+            raise broken.pop()
 
     async def _next(self) -> Event:
         wake_at = self.session.wake_at

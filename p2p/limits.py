@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import gc
 import os
 import resource
 import socket
@@ -54,7 +55,13 @@ def share_one_heap() -> bool:
 
 
 def give_memory_back() -> None:
-    """Hand what was freed back to the system, where its C library can: after a flood it would be kept for the next."""
+    """Hand what was freed back to the system, where its C library can: after a flood it would be kept for the next.
+
+    What holds itself is freed first, as errors and the calls that they went through do, unless hardly anything was made
+    since that was last done: Python would do so after a million objects more.
+    """
+    if any(gc.get_count()[1:]):
+        gc.collect()
     trim = getattr(_C, "malloc_trim", None)
     if trim is not None:
         trim(0)

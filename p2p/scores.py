@@ -6,8 +6,8 @@ whether somebody delivers what it sold is the market's own measure.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from dataclasses import dataclass
 from enum import StrEnum
 
 from p2p.peer import PeerId
@@ -46,7 +46,14 @@ COST: dict[Fault, float] = {
 class _Record:
     value: float
     at: float
-    faults: Counter[Fault] = field(default_factory=Counter)
+    faults: tuple[tuple[Fault, int], ...] = ()  # few of few kinds: thousands of strangers have one
+
+
+def _counted(faults: tuple[tuple[Fault, int], ...], kind: Fault) -> tuple[tuple[Fault, int], ...]:
+    """One more of a kind."""
+    counts = dict(faults)
+    counts[kind] = counts.get(kind, 0) + 1
+    return tuple(counts.items())
 
 
 class Scores:
@@ -64,7 +71,7 @@ class Scores:
         record = self._records.pop(peer, None) or _Record(0.0, now)
         record.value = self._decayed(record, now) - COST[kind]
         record.at = max(now, record.at)
-        record.faults[kind] += 1
+        record.faults = _counted(record.faults, kind)
         self._records[peer] = record
         if len(self._records) > self.most:
             self._records.popitem(last=False)

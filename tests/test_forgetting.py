@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections import defaultdict
 from hashlib import sha256
 from types import SimpleNamespace
@@ -67,5 +69,21 @@ async def test_every_table_that_is_swept_is_there() -> None:
         assert all(isinstance(getattr(owner, name), dict) for name in names)
     assert isinstance(gossip._router.recent_message_deliveries, dict)
     assert isinstance(gossip._router.equivocation_detection, dict)
-    give_memory_back()
     await trio.lowlevel.checkpoint()
+
+
+class Holding:
+    """What holds itself, as an error holds the call that it went through."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_holds_itself_is_freed_before_memory_is_given_back() -> None:
+    made = Holding()
+    gc.collect(0)  # it was looked at once: Python does so again after ten times as much
+    held = weakref.ref(made)
+    del made
+    assert held() is not None
+    give_memory_back()
+    assert held() is None
