@@ -117,8 +117,14 @@ class ReceivingBooks:
             lambda tx: self._issue(self._rows(tx), sender, value, cover, round_, now_ms, chance, certain)
         )
 
-    async def receive(self, sender: Address, payment: Payment) -> PaymentVerdict:
-        """The verdict on a payment, its credit already on disk. The same payment gets the same verdict."""
+    async def receive(
+        self, sender: Address, payment: Payment, credited: Callable[[int], None] = lambda amount: None
+    ) -> PaymentVerdict:
+        """The verdict on a payment, its credit already on disk. The same payment gets the same verdict.
+
+        ``credited`` is told what it was worth at the moment from which ``credit_of`` counts it, which is before this
+        returns: whoever paid for one thing can have it kept for that.
+        """
         recipient = self._recipient()
         if len(payment.tickets) < IN_THREAD_FROM:
             checked = recipient.check(payment, sender)
@@ -133,7 +139,7 @@ class ReceivingBooks:
             self._now_ms(),
             self._chance(20),
         )
-        return await self._journal.write(lambda tx: self._receive(tx, arrived))
+        return await self._journal.write(lambda tx: self._receive(tx, arrived, credited))
 
     async def debit(self, sender: Address, job_id: bytes, attempt: int, amount: int, slice_: int = 0) -> int:
         """Delivered: ``amount`` of the credit is ours, once per slice; what is left. Raises Refused NO_CREDIT."""
@@ -255,7 +261,7 @@ class ReceivingBooks:
             sender, value, terms=terms, room=room, round_=round_, now_ms=now_ms, chance=chance, certain=certain
         )
 
-    def _receive(self, tx: Transaction, arrived: _Arrived) -> PaymentVerdict:
+    def _receive(self, tx: Transaction, arrived: _Arrived, credited: Callable[[int], None]) -> PaymentVerdict:
         rows, sender, payment = self._rows(tx), arrived.sender, arrived.payment
         digest = payment_digest(payment)
         kept = rows.verdict(sender, payment.payment_id)
@@ -287,6 +293,7 @@ class ReceivingBooks:
             row = VerdictRow(digest, judged.credited, encode(verdict))
             rows.put_verdict(sender, payment.payment_id, row, arrived.now_ms)
             self._show(tx, sender, account)
+            tx.after_commit(partial(credited, judged.credited))
         return verdict
 
     def _worth_a_row(self, rows: RecipientRows, sender: Address, judged: Judged) -> bool:

@@ -101,14 +101,14 @@ class Conversation:
         keep: Keep,
         *,
         buying: bool,
-        known: Callable[[], None] = lambda: None,
+        known: Callable[[Event], None] = lambda event: None,
         after: Callable[[], None] = lambda: None,
         reached: Callable[[str], None] = lambda point: None,
     ) -> None:
         """``keep`` hands a record to the journal; nothing that could be seen is done before it is on disk.
 
-        ``known`` is called when the machine has taken an event in, before anything is done about it, and ``after``
-        when all its commands are done.
+        ``known`` is called with each event that the machine has taken in, before anything is done about it, and
+        ``after`` when all its commands are done.
 
         ``reached`` is told the points that a restart must survive, on both sides under the same names: to the one who
         speaks when the message has left, to the one who hears when everything it led to at once is done.
@@ -154,7 +154,7 @@ class Conversation:
                 if isinstance(event, Connected):
                     self._known_outbox = self._outbox
                 commands = self.session.handle(event, now_ms())
-                self._known()
+                self._known(event)
                 for command in commands:
                     await self._do(command)
                 self._after()

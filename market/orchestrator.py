@@ -183,7 +183,7 @@ class Orchestrator:
 
     def _spare(self, sender: Address, name: tuple[bytes, int]) -> int:
         """The gateway's credit, less what its other sales here hold; also those of the same job."""
-        held = sum(sale.session.held for sale in self._others(sender, name))
+        held = sum(sale.held for sale in self._others(sender, name))
         return max(0, self._s.books.credit_of(sender) - held)
 
     def _owed(self, sender: Address, name: tuple[bytes, int]) -> int:

@@ -81,7 +81,7 @@ class Purchase:
             self._perform,
             self._keep,
             buying=True,
-            known=self._notice_taken,
+            known=lambda event: self._notice_taken(),
             after=self._notice,
             reached=basket.reached,
         )

@@ -65,9 +65,10 @@ class Sale:
         self.sender = address_of(gateway)
         self.parcels = Parcels()
         us, reached = shop.signer.peer, shop.reached
-        self.talk = Conversation(
-            session, us, self.parcels, self._perform, self._keep, buying=False, after=self._log_taken, reached=reached
-        )
+        ours = session, us, self.parcels, self._perform, self._keep
+        known, after = self._heard, self._log_taken
+        self.talk = Conversation(*ours, buying=False, known=known, after=after, reached=reached)
+        self._coming: dict[bytes, int] = {}  # credit that is ours by payment, until the machine has heard of it
         self.log = log.bind(job=name[0].hex()[:16], attempt=name[1], gateway=peer_text(gateway)[-8:])
         self._taken, self._unlogged = False, dict[str, int]()
         self.ready_at: int | None = None  # when its work will be done, as its steps tell
@@ -81,6 +82,15 @@ class Sale:
         """Whether this sale takes one of our places: from the award that took it until the work is done."""
         judging = self.session.state is SellingState.JUDGING
         return self._taken if judging else self.session.state in IN_WORK
+
+    @property
+    def held(self) -> int:
+        """Credit of this gateway that no other sale may count on: what it paid for one job is not another's."""
+        return self.session.held + sum(self._coming.values())
+
+    def _heard(self, event: events.Event) -> None:
+        if isinstance(event, events.PaymentJudged):
+            self._coming.pop(event.payment_id, None)
 
     @property
     def is_busy(self) -> bool:
@@ -226,7 +236,8 @@ class Sale:
         except (MalformedMessage, UnknownMessage, PeerFault) as exc:
             self.log.warning("no payment", reason=str(exc))
             return
-        verdict = await self._shop.books.receive(self.sender, payment)
+        coming = partial(self._coming.__setitem__, payment_id)
+        verdict = await self._shop.books.receive(self.sender, payment, coming)
         params = encode(verdict.params) if verdict.params is not None else b""
         self.log.info("tickets credited", tickets=len(payment.tickets), credited=verdict.credited)
         self.talk.post(events.PaymentJudged(payment_id, encode(verdict), self._cover(), params))

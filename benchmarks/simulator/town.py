@@ -101,8 +101,10 @@ class _Watched(ReceivingBooks):
     seen: Seen
     name: str
 
-    async def receive(self, sender: Address, payment: Payment) -> PaymentVerdict:
-        verdict = await super().receive(sender, payment)
+    async def receive(
+        self, sender: Address, payment: Payment, credited: Callable[[int], None] = lambda amount: None
+    ) -> PaymentVerdict:
+        verdict = await super().receive(sender, payment, credited)
         line = self.seen.payments[self.name, sender, payment.payment_id].payloads
         line.setdefault(payment_digest(payment), verdict.credited)
         return verdict
