@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market.book import CLOCK_TOLERANCE, OrderBook, claimed_speed
+from market.book import CLOCK_TOLERANCE, MAX_SHARED, OrderBook, claimed_speed
 from market.offer import Offer
 from p2p.codec import encode
 from p2p.envelope import Signed, sign
@@ -175,3 +175,16 @@ def test_pages_go_through_the_whole_book_once() -> None:
 def test_a_claimed_speed_is_rounded_down_by_an_eighth_at_most(speed: int) -> None:
     assert speed * 7 // 8 <= claimed_speed(speed) <= speed
     assert claimed_speed(claimed_speed(speed)) == claimed_speed(speed)
+
+
+def test_what_offers_have_in_common_is_held_once() -> None:
+    book = OrderBook(NETWORK)
+    for number in range(3):
+        name = "".join(["a mo", "del"])  # as from the wire: equal, and another object each time
+        book.post(offer(stranger(number), serial=number + 1, model=model_offer(name=name)), UNSIGNED, NOW)
+    one, two, three = (posting.offer for posting in book.postings())
+    assert one.models[0].name is two.models[0].name is three.models[0].name
+    assert one.settlement is two.settlement is three.settlement
+    for number in range(2 * MAX_SHARED):
+        book.post(offer(stranger(9), serial=10 + number, model=model_offer(name=str(number))), UNSIGNED, NOW)
+    assert len(book._shared) <= MAX_SHARED

@@ -420,6 +420,12 @@ DEFENCE = (
         "test_hostile_gateways:test_one_gateway_does_not_fill_the_table",
     ),
     Limit(
+        "values that the offers of a book share",
+        4096,
+        "market.book:MAX_SHARED",
+        "test_book:test_what_offers_have_in_common_is_held_once",
+    ),
+    Limit(
         "proofs of equivocation kept",
         256,
         "market.equivocation:MAX_PROOFS",
