@@ -237,8 +237,7 @@ async def test_two_attempts_are_not_paid_with_one_credit(tmp_path: Path) -> None
             buyer = Key(9)
             sender, job = address_of(buyer.peer), b"j" * 32
             seller.books._seen.accounts[sender] = SimpleNamespace(balance=100)
-            holds = SimpleNamespace(held=70)
-            sale = SimpleNamespace(sender=sender, name=(job, 1), session=holds, is_finished=False)
+            sale = SimpleNamespace(sender=sender, name=(job, 1), held=70, is_finished=False)
             seller.role._going[buyer.peer, job, 1] = sale  # type: ignore[union-attr]
             spare = seller.role._spare  # type: ignore[union-attr]
             assert spare(sender, (job, 1)) == 100
