@@ -44,7 +44,11 @@ def contact_sheet(files: list[Path]) -> None:
 
 
 def put(story: str) -> None:
-    """The story between the marks: the end of it first, then all. Addresses are shortened, nothing else is changed."""
+    """The story between the marks: the end of it first, then all.
+
+    Addresses are shortened, and the folder of this machine's temporary files is not named; nothing else is changed.
+    """
+    story = story.replace(f"{tempfile.gettempdir()}/", "$TMPDIR/")
     shown = re.sub(r"0x([0-9a-fA-F]{4})[0-9a-fA-F]{32}([0-9a-fA-F]{4})", r"0x\1…\2", story.strip("\n"))
     told, summary = shown.rsplit("\n\n", 1)
     whole = f"<details><summary>The whole story, as it was printed</summary>\n\n```\n{told}\n```\n\n</details>"

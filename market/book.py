@@ -235,7 +235,7 @@ class OrderBook:
         return True
 
     def _thrifty(self, offer: Offer) -> Offer:
-        """The same offer, what it has in common with others held once: a quarter of what it takes."""
+        """The same offer, what it has in common with others held once."""
         same = self._same
         models = tuple(
             replace(entry, name=same(entry.name), model=same(entry.model), dtype=same(entry.dtype))

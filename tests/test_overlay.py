@@ -179,3 +179,20 @@ async def test_two_halves_that_were_cut_apart_are_one_network_again(autojump_clo
             await nodes[0].publish(TOPIC, b"heard")
             assert (await inbox.receive()).data == b"heard"
         nursery.cancel_scope.cancel()
+
+
+async def test_a_node_looks_less_and_less_often_whatever_it_finds(tmp_path, monkeypatch, autojump_clock):
+    wiring = Wiring("test", ("/ip4/127.0.0.1/tcp/0",), (), (), None, kinds=("gateway",), wanted=SELLS)
+    node = Overlay(Identity(sha256(b"looks").digest()), wiring, await open_book(tmp_path, time.time), time.time)
+    looks: list[float] = []
+
+    async def look() -> tuple[PeerAddrs, ...]:
+        looks.append(trio.current_time())
+        node.found.add(peer(len(looks)))  # somebody new each time
+        return ()
+
+    monkeypatch.setattr(node, "look_once", look)
+    monkeypatch.setattr(node.host, "connected", lambda: {peer(1)})
+    with trio.move_on_after(200):
+        await node._look()
+    assert [round(at - looks[0]) for at in looks] == [0, 2, 6, 14, 30, 62, 122, 182]
